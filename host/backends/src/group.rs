@@ -1,0 +1,106 @@
+//! A process group that is ours to end.
+//!
+//! A number of a process that was waited for may be given to another at once, and a signal to it would hit a stranger. So
+//! the head of the group is first waited for without being reaped, and reaped only when nothing more will be sent to its
+//! group. A thread per program does the waiting: it works on every Unix, and keeps no runtime from shutting down.
+
+use std::io;
+use std::process::{Child, ExitStatus};
+use std::sync::mpsc;
+use std::thread;
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use tokio::sync::oneshot;
+
+/// The group of one running program. Dropped, it is killed and reaped.
+#[derive(Debug)]
+pub(crate) struct Group {
+    id: Pid,
+    exited: Option<oneshot::Receiver<()>>,
+    status: oneshot::Receiver<io::Result<ExitStatus>>,
+    /// Sent to, or dropped, when the head may be reaped.
+    release: Option<mpsc::Sender<()>>,
+}
+
+impl Group {
+    /// Takes over a child that heads its own group.
+    pub(crate) fn new(mut child: Child) -> io::Result<Self> {
+        let id = Pid::from_child(&child);
+        let (on_exit, exited) = oneshot::channel();
+        let (on_status, status) = oneshot::channel();
+        let (release, released) = mpsc::channel();
+        // Handed over once the thread stands, so that a failure leaves the child here to be ended.
+        let (hand_over, handed) = mpsc::sync_channel::<Child>(1);
+        let waiter = move || {
+            let Ok(mut child) = handed.recv() else { return };
+            wait_unreaped(id);
+            let _ = on_exit.send(());
+            let _ = released.recv();
+            kill(id, Signal::KILL);
+            drop(on_status.send(child.wait()));
+        };
+        match thread::Builder::new()
+            .name("waiter".to_owned())
+            .stack_size(128 * 1024)
+            .spawn(waiter)
+        {
+            Ok(_) => drop(hand_over.send(child)),
+            Err(error) => {
+                kill(id, Signal::KILL);
+                child.wait()?;
+                return Err(error);
+            }
+        }
+        Ok(Self {
+            id,
+            exited: Some(exited),
+            status,
+            release: Some(release),
+        })
+    }
+
+    /// Waits for the head to exit. It is not reaped yet, so that [`Group::signal`] still reaches its group.
+    pub(crate) async fn exited(&mut self) {
+        if let Some(exited) = &mut self.exited {
+            let _ = exited.await;
+            self.exited = None;
+        }
+    }
+
+    /// Sends a signal to all of the group.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.id, signal);
+    }
+
+    /// The number of the head, for messages.
+    pub(crate) fn id(&self) -> i32 {
+        self.id.as_raw_nonzero().get()
+    }
+
+    /// Kills what is left of the group and reaps its head, which must have exited.
+    pub(crate) async fn reap(mut self) -> io::Result<ExitStatus> {
+        drop(self.release.take());
+        (&mut self.status)
+            .await
+            .unwrap_or_else(|_| Err(io::Error::other("the thread that waits is gone")))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Once released it may be reaped, and the number another's.
+        if self.release.is_some() {
+            kill(self.id, Signal::KILL);
+        }
+    }
+}
+
+fn kill(group: Pid, signal: Signal) {
+    // The only failure is that nobody is left, or that all who are left changed their user.
+    let _ = kill_process_group(group, signal);
+}
+
+fn wait_unreaped(id: Pid) {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(id), options) {}
+}

@@ -1,0 +1,127 @@
+//! One run of a program, described.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::environment::{check_env_name, check_env_value};
+use crate::run::RunError;
+
+/// What a program reads on standard input.
+#[derive(Debug, Clone)]
+pub enum Stdin {
+    /// A file, from its beginning.
+    File(PathBuf),
+    /// Bytes; the end follows. A program that does not read them is no error.
+    Bytes(Bytes),
+}
+
+/// Bounds of one run.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes kept of each stream's end. Larger costs memory per running program; smaller loses the line that says why.
+    pub tail_bytes: usize,
+    /// Lines kept of each stream's end.
+    pub tail_lines: usize,
+    /// Most bytes of standard output where it is kept in a file; a program that prints more is ended.
+    pub stdout_bytes: u64,
+    /// From the request to end until the group is killed. Smaller cuts off a program that is writing its result's last
+    /// bytes; larger keeps the GPU from the next job.
+    pub grace: Duration,
+    /// Most arguments.
+    pub arguments: usize,
+    /// Most bytes of all arguments together, their ends counted.
+    pub argument_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            tail_bytes: 64 * 1024,
+            tail_lines: 200,
+            stdout_bytes: 2 << 30,
+            grace: Duration::from_secs(5),
+            arguments: 1024,
+            argument_bytes: 128 * 1024,
+        }
+    }
+}
+
+/// One run of a native program.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    /// Absolute.
+    pub program: PathBuf,
+    /// Without the program itself. They are passed as they are: no shell sees them.
+    pub args: Vec<OsString>,
+    /// Beyond what every program gets; names that [`check_env_name`] refuses are refused.
+    pub env: Vec<(String, String)>,
+    /// Working directory.
+    pub cwd: PathBuf,
+    /// What the program sees as `HOME` and `TMPDIR`.
+    pub home: PathBuf,
+    /// None: it reads the end at once.
+    pub stdin: Option<Stdin>,
+    /// A new file that standard output goes to, byte for byte; else its lines are reported.
+    pub stdout_to: Option<PathBuf>,
+    /// Time on the clock, from start to end.
+    pub timeout: Duration,
+    /// Bounds.
+    pub limits: Limits,
+    /// Folder of shared objects beside the program, for the loader. See [`crate::library_dir`].
+    pub library_dir: Option<PathBuf>,
+}
+
+impl Invocation {
+    /// A run of `program` with nothing special, in `dir`, which is also its home.
+    #[must_use]
+    pub fn new(program: PathBuf, args: Vec<OsString>, dir: PathBuf, timeout: Duration) -> Self {
+        Self {
+            program,
+            args,
+            env: Vec::new(),
+            home: dir.clone(),
+            cwd: dir,
+            stdin: None,
+            stdout_to: None,
+            timeout,
+            limits: Limits::default(),
+            library_dir: None,
+        }
+    }
+
+    /// What can be said before anything is spawned.
+    pub(crate) fn check(&self) -> Result<(), RunError> {
+        if !self.program.is_absolute() {
+            return Err(RunError::RelativeProgram {
+                program: self.program.clone(),
+            });
+        }
+        let bytes: usize = self
+            .args
+            .iter()
+            .map(|argument| argument.len().saturating_add(1))
+            .sum();
+        if self.args.len() > self.limits.arguments || bytes > self.limits.argument_bytes {
+            return Err(RunError::TooManyArguments {
+                count: self.args.len(),
+                bytes,
+            });
+        }
+        if let Some(index) = self
+            .args
+            .iter()
+            .position(|argument| argument.as_bytes().contains(&0))
+        {
+            return Err(RunError::NulInArgument { index });
+        }
+        for (name, value) in &self.env {
+            check_env_name(name)?;
+            check_env_value(name, value)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,23 @@
+//! Native programs: find one, look at it, run it, end it.
+//!
+//! What is run is told by others, argument by argument; here nothing is known of any option. What is kept here is that a
+//! program sees nothing of the worker's environment but what it is given, that it cannot outlive its time, its job or the
+//! worker, and that whatever it prints, and however much, costs a bounded amount of memory.
+
+mod environment;
+mod exec;
+mod find;
+mod group;
+mod invocation;
+mod lines;
+mod machine;
+mod output;
+mod programs;
+mod run;
+
+pub use environment::{EnvironmentRefusal, check_env_name, library_dir};
+pub use find::{FindError, Found, Origin, Wanted, find, is_interpreter};
+pub use invocation::{Invocation, Limits, Stdin};
+pub use machine::{Gpu, Machine, MachineState, gib};
+pub use programs::{DigestError, ProbeError, ProbeLimits, Programs};
+pub use run::{Exit, RunError, run};

@@ -1,0 +1,222 @@
+//! Digests, probes and the machine, with real files and programs.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that meets the unexpected has failed"
+)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use worker_backends::{DigestError, Gpu, Machine, ProbeError, ProbeLimits, Programs, gib};
+
+fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
+    let path = dir.join(name);
+    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+async fn probe(
+    programs: &Programs,
+    program: &Path,
+    limits: &ProbeLimits,
+) -> Result<String, ProbeError> {
+    programs
+        .probe(
+            program,
+            &["--help".to_owned()],
+            limits,
+            &CancellationToken::new(),
+        )
+        .await
+}
+
+#[tokio::test]
+async fn a_program_is_asked_once_until_it_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let programs = Programs::new(dir.path().to_owned());
+    let limits = ProbeLimits::default();
+    let text =
+        |word: &str| format!("echo x >> asked; echo \"{word} $1\"; echo '  --flag' >&2; exit 1");
+    let program = script(dir.path(), "engine", &text("usage"));
+    let before = programs.digest(&program).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(
+            probe(&programs, &program, &limits).await.unwrap(),
+            "usage --help\n  --flag"
+        );
+    }
+    let asked = || {
+        fs::read_to_string(dir.path().join("asked"))
+            .unwrap()
+            .lines()
+            .count()
+    };
+    assert_eq!(asked(), 1);
+    // Another name for the same bytes is the same program.
+    let copy = script(dir.path(), "copy", &text("usage"));
+    assert_eq!(programs.digest(&copy).await.unwrap(), before);
+    probe(&programs, &copy, &limits).await.unwrap();
+    assert_eq!(asked(), 1);
+    // The same length as before: told apart by content.
+    script(dir.path(), "engine", &text("USAGE"));
+    assert_ne!(programs.digest(&program).await.unwrap(), before);
+    assert_eq!(
+        probe(&programs, &program, &limits).await.unwrap(),
+        "USAGE --help\n  --flag"
+    );
+    assert_eq!(asked(), 2);
+}
+
+#[tokio::test]
+async fn a_digest_is_sha_256() {
+    let dir = tempfile::tempdir().unwrap();
+    let programs = Programs::new(dir.path().to_owned());
+    let path = dir.path().join("empty");
+    fs::write(&path, "").unwrap();
+    let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    assert_eq!(programs.digest(&path).await.unwrap(), empty);
+    let missing = programs.digest(&dir.path().join("missing")).await;
+    assert!(matches!(missing, Err(DigestError::Io { .. })));
+}
+
+#[tokio::test]
+async fn programs_that_do_not_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let programs = Programs::new(dir.path().to_owned());
+    let limits = ProbeLimits {
+        timeout: Duration::from_secs(30),
+        bytes: 1000,
+    };
+    let crash = script(dir.path(), "crash", "echo 'no driver' >&2; kill -SEGV $$");
+    let error = probe(&programs, &crash, &limits).await.unwrap_err();
+    assert!(
+        matches!(&error, ProbeError::Crashed { signal: 11, said, .. } if said == "no driver"),
+        "{error:?}"
+    );
+    let broken = script(
+        dir.path(),
+        "broken",
+        "echo 'libx.so: cannot open' >&2; exit 127",
+    );
+    let error = probe(&programs, &broken, &limits).await.unwrap_err();
+    assert!(
+        matches!(&error, ProbeError::Broken { said, .. } if said == "libx.so: cannot open"),
+        "{error:?}"
+    );
+    let long = script(dir.path(), "long", "yes | head -c 100000");
+    let error = probe(&programs, &long, &limits).await.unwrap_err();
+    assert!(
+        matches!(error, ProbeError::TooLong { limit: 1000, .. }),
+        "{error:?}"
+    );
+    let hang = script(dir.path(), "hang", "exec sleep 600");
+    let quick = ProbeLimits {
+        timeout: Duration::from_millis(100),
+        ..limits
+    };
+    let error = probe(&programs, &hang, &quick).await.unwrap_err();
+    assert!(
+        matches!(&error, ProbeError::TimedOut { question, .. } if question == "--help"),
+        "{error:?}"
+    );
+}
+
+struct Rig {
+    dir: tempfile::TempDir,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        let path = self.dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn machine(&self, smi: Option<&str>) -> Machine {
+        let at = |part: &str| self.dir.path().join(part);
+        let smi =
+            smi.map(|text| script(self.dir.path(), "smi", &format!("echo x >> asked; {text}")));
+        Machine::with_roots(smi, at("sys"), at("proc"), self.dir.path().to_owned())
+    }
+
+    fn asked(&self) -> usize {
+        fs::read_to_string(self.dir.path().join("asked"))
+            .unwrap_or_default()
+            .lines()
+            .count()
+    }
+}
+
+#[tokio::test]
+async fn the_largest_gpu_counts() {
+    let here = Rig::new();
+    here.put(
+        "proc/meminfo",
+        "MemTotal:       32000000 kB\nMemAvailable:   16777216 kB\n",
+    );
+    here.put(
+        "sys/class/drm/card1/device/mem_info_vram_total",
+        "17163091968\n",
+    );
+    here.put(
+        "sys/class/drm/card1/device/mem_info_vram_used",
+        "1073741824\n",
+    );
+    here.put(
+        "sys/class/drm/card1-DP-1/device/mem_info_vram_total",
+        "99999999999\n",
+    );
+    let machine = here.machine(Some(
+        "echo 'NVIDIA GeForce RTX 3060, 12288, 11000'; echo 'A, big, one, 24576, [N/A]'",
+    ));
+    let state = machine.state(&CancellationToken::new()).await;
+    assert_eq!(
+        state.gpu,
+        Some(Gpu {
+            name: "A, big, one".into(),
+            total: 24 << 30,
+            free: None
+        })
+    );
+    assert_eq!(state.host_available.map(gib), Some(16.0));
+    // Asked again within the moment, it is the same answer, and nothing is run.
+    assert_eq!(machine.state(&CancellationToken::new()).await, state);
+    assert_eq!(here.asked(), 1);
+
+    let state = here.machine(None).state(&CancellationToken::new()).await;
+    let amd = Gpu {
+        name: "AMD GPU".into(),
+        total: 17_163_091_968,
+        free: Some(16_089_350_144),
+    };
+    assert_eq!(state.gpu, Some(amd));
+}
+
+#[tokio::test]
+async fn what_cannot_be_asked_is_unknown_and_not_zero() {
+    let here = Rig::new();
+    for smi in [
+        "echo 'Failed to initialize NVML' ; exit 9",
+        "echo garbage",
+        "echo 'X, many, few'",
+    ] {
+        let state = here
+            .machine(Some(smi))
+            .state(&CancellationToken::new())
+            .await;
+        assert_eq!((state.gpu, state.host_available), (None, None), "{smi}");
+    }
+}

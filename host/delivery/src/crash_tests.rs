@@ -1,0 +1,290 @@
+//! A process killed between any two file operations, and a disk that fails there. The killing is real: this test binary
+//! starts itself again as a child that stops at a named step, and kills it with SIGKILL.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use worker_wire::JobId;
+
+use crate::aside::{Aside, AsideContent, AsideLimits};
+use crate::product::{MediaContent, Payload, Product};
+use crate::recover::Recovered;
+use crate::spool::{KeepError, Spool};
+use crate::steps::Steps;
+
+const CHILD: &str = "WORKER_DELIVERY_CRASH_CHILD";
+const PIXELS: &[u8] = b"minutes of work";
+
+/// Steps of keeping a product, with whether it is there after a kill.
+const KEEP_STEPS: [(&str, bool); 5] = [
+    ("row written", false),
+    ("media written", false),
+    ("media named", true),
+    ("row named", true),
+    ("kept", true),
+];
+
+/// Steps of setting one aside, with whether it is in the aside after a kill, else in the spool.
+const ASIDE_STEPS: [(&str, bool); 4] = [
+    ("aside row written", false),
+    ("aside media moved", true),
+    ("aside row named", true),
+    ("row removed after aside", true),
+];
+
+/// Steps of removing what the studio has, with whether it is still in the spool after a kill.
+const REMOVE_STEPS: [(&str, bool); 2] = [("leaving", true), ("row removed", false)];
+
+fn product(payload: Payload) -> Product {
+    Product {
+        job_id: JobId::parse("job-1").unwrap(),
+        kind: "k".into(),
+        model: "m".into(),
+        prompt: "é".repeat(300),
+        studio: "http://studio".into(),
+        worker_id: "w-1".into(),
+        session: 1,
+        finished_at: SystemTime::now(),
+        payload,
+    }
+}
+
+fn media(content: MediaContent) -> Payload {
+    Payload::Media {
+        content,
+        ext: "webp".into(),
+        media_type: None,
+    }
+}
+
+fn bytes() -> Payload {
+    media(MediaContent::Bytes(Bytes::from_static(PIXELS)))
+}
+
+fn open(root: &Path, steps: Steps) -> Spool {
+    let (spool, aside) = (root.join("spool"), root.join("aside"));
+    Spool::open_stepwise(&spool, &aside, AsideLimits::default(), steps).unwrap()
+}
+
+fn stopping_at(step: String) -> Steps {
+    let hook = move |now: &str| {
+        if now == step {
+            println!("\nat {step}");
+            io::stdout().flush()?;
+            loop {
+                std::thread::park();
+            }
+        }
+        Ok(())
+    };
+    Steps {
+        hook: Some(Arc::new(hook)),
+    }
+}
+
+fn failing_at(step: &'static str) -> Steps {
+    let hook = move |now: &str| match now == step {
+        true => Err(io::ErrorKind::StorageFull.into()),
+        false => Ok(()),
+    };
+    Steps {
+        hook: Some(Arc::new(hook)),
+    }
+}
+
+/// The child: does what it is told until the step it is told, and stays there.
+#[test]
+#[ignore = "runs only as a child of the tests below"]
+fn child() {
+    let Ok(told) = std::env::var(CHILD) else {
+        return;
+    };
+    let [root, act, step] = told.split('|').collect::<Vec<_>>().try_into().unwrap();
+    let root = Path::new(root);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let spool = open(root, stopping_at(step.to_owned()));
+    let payload = match act.split_once(' ').unwrap().1 {
+        "bytes" => bytes(),
+        "file" => media(MediaContent::File(root.join("made.webp"))),
+        "json" => Payload::Json(r#"{"n":1.50}"#.into()),
+        other => panic!("{other}"),
+    };
+    let kept = runtime.block_on(spool.keep(product(payload))).unwrap();
+    if act.starts_with("aside") {
+        spool.set_aside(&kept, "no").unwrap();
+    } else if act.starts_with("remove") {
+        spool.remove(&kept.id).unwrap();
+    }
+}
+
+/// Runs the child up to a step and kills it there; `false`: it never came to that step.
+fn kill_at(root: &Path, act: &str, step: &str) -> bool {
+    fs::write(root.join("made.webp"), PIXELS).unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "crash_tests::child", "--ignored", "--nocapture"])
+        .env(CHILD, format!("{}|{act}|{step}", root.display()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let wanted = format!("at {step}");
+    let there = lines.map_while(Result::ok).any(|line| line == wanted);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    there
+}
+
+fn in_spool(root: &Path) -> Vec<Vec<u8>> {
+    let spool = open(root, Steps::default());
+    let kept = |id| spool.load(id).unwrap().unwrap();
+    let content = |kept: crate::Kept| match &kept.row.json {
+        Some(json) => json.get().as_bytes().to_vec(),
+        None => fs::read(spool.media(&kept.id)).unwrap(),
+    };
+    spool
+        .entries()
+        .unwrap()
+        .iter()
+        .map(|id| content(kept(id)))
+        .collect()
+}
+
+fn in_aside(root: &Path) -> usize {
+    let aside = Aside::at(&root.join("aside"));
+    let entries = aside.list().unwrap();
+    for entry in &entries {
+        let copy = root.join("copy");
+        aside.write_out(entry, &copy).unwrap();
+        let expected = match entry.content {
+            AsideContent::Media { .. } => PIXELS,
+            _ => br#"{"n":1.50}"#,
+        };
+        assert_eq!(fs::read(copy).unwrap(), expected);
+        assert_eq!(entry.prompt.chars().count(), 300);
+    }
+    entries.len()
+}
+
+/// After an opening, nothing is there but whole products.
+fn leftovers(root: &Path) -> Vec<String> {
+    ["spool", "aside"]
+        .iter()
+        .flat_map(|dir| crate::disk::names(&root.join(dir)).unwrap())
+        .filter(|name| !name.ends_with(".row") && !name.ends_with(".media"))
+        .collect()
+}
+
+#[test]
+fn killed_while_keeping() {
+    for act in ["keep bytes", "keep file", "keep json"] {
+        for (step, kept) in KEEP_STEPS {
+            let root = tempfile::tempdir().unwrap();
+            let root = root.path();
+            let json = act == "keep json";
+            // Moving a file has no step of its own, and JSON no media.
+            let skipped = match step {
+                "media written" => act != "keep bytes",
+                "media named" => json,
+                _ => false,
+            };
+            assert_eq!(kill_at(root, act, step), !skipped, "{act}, {step}");
+            let found = in_spool(root);
+            // A row of JSON is the whole product, under whichever name.
+            let expected = usize::from(kept || json || skipped);
+            assert_eq!(found.len(), expected, "{act}, killed at {step}");
+            let content = if json { br#"{"n":1.50}"# } else { PIXELS };
+            assert!(
+                found.iter().all(|f| f == content),
+                "{act}, killed at {step}"
+            );
+            if act == "keep file" {
+                let still = fs::read(root.join("made.webp")).ok();
+                assert_eq!(still.is_some(), expected == 0, "in one place: {step}");
+            }
+            assert_eq!(leftovers(root), [""; 0], "{act}, killed at {step}");
+        }
+    }
+}
+
+#[test]
+fn killed_while_setting_aside() {
+    for act in ["aside bytes", "aside json"] {
+        for (step, aside) in ASIDE_STEPS {
+            let root = tempfile::tempdir().unwrap();
+            let root = root.path();
+            let json = act == "aside json";
+            let skipped = json && step == "aside media moved";
+            assert_eq!(kill_at(root, act, step), !skipped, "{act}, {step}");
+            let waiting = in_spool(root).len();
+            let aside = usize::from(aside || json || skipped);
+            assert_eq!(in_aside(root), aside, "{act}, killed at {step}");
+            assert_eq!(waiting, 1 - aside, "{act}, killed at {step}: in one place");
+            assert_eq!(leftovers(root), [""; 0], "{act}, killed at {step}");
+        }
+    }
+}
+
+#[test]
+fn killed_while_removing() {
+    for (step, still) in REMOVE_STEPS {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        assert!(kill_at(root, "remove bytes", step), "{step}");
+        let spool = open(root, Steps::default());
+        let waiting = usize::from(still);
+        let expected = Recovered {
+            waiting,
+            swept: 1 - waiting,
+            ..Recovered::default()
+        };
+        assert_eq!(spool.recovered(), expected, "{step}");
+        assert_eq!(in_aside(root), 0, "{step}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_leaves_nothing_and_takes_nothing() {
+    for (step, _) in KEEP_STEPS {
+        for file in [true, false] {
+            if file && step == "media written" {
+                continue;
+            }
+            let root = tempfile::tempdir().unwrap();
+            let root = root.path();
+            let made = root.join("made.webp");
+            fs::write(&made, PIXELS).unwrap();
+            let payload = match file {
+                true => media(MediaContent::File(made.clone())),
+                false => bytes(),
+            };
+            let spool = open(root, failing_at(step));
+            let refused = spool.keep(product(payload)).await.unwrap_err();
+            assert!(matches!(refused, KeepError::Full { .. }), "{step}");
+            let left = crate::disk::names(&root.join("spool")).unwrap();
+            assert_eq!(left, [""; 0], "{step}");
+            assert_eq!(fs::read(&made).unwrap(), PIXELS, "{step}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_while_setting_aside_keeps_the_product() {
+    for (step, aside) in ASIDE_STEPS {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let spool = open(root, failing_at(step));
+        let kept = spool.keep(product(bytes())).await.unwrap();
+        assert!(spool.set_aside(&kept, "no").is_err(), "{step}");
+        let waiting = in_spool(root).len();
+        assert_eq!(in_aside(root), usize::from(aside), "{step}");
+        assert_eq!(waiting, 1 - usize::from(aside), "{step}");
+    }
+}

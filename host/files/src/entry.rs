@@ -1,0 +1,111 @@
+//! What is known of a job's file, and why something cannot be done with it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::name::BadName;
+
+/// Number of a file within its job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileId(pub u32);
+
+impl std::fmt::Display for FileId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a plugin may know of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileInfo {
+    /// Its number.
+    pub id: FileId,
+    /// Bare and checked.
+    pub name: String,
+    /// In bytes.
+    pub size: u64,
+    /// By content; none where that does not tell.
+    pub media_type: Option<&'static str>,
+}
+
+/// What the host knows of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// What a plugin may know.
+    pub info: FileInfo,
+    /// Absolute.
+    pub path: PathBuf,
+    /// Whether it belongs to the model cache and outlives the job.
+    pub cached: bool,
+}
+
+/// Why something cannot be done with a job's files.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// The plugin named a number that the job does not have.
+    #[error("the job has no file {0}: the plugin named a number that it was never given")]
+    NoSuchFile(FileId),
+    /// A name that is no bare name.
+    #[error("{name:?} cannot be a file's name: {why}")]
+    Name {
+        /// The name, shortened.
+        name: String,
+        /// The rule that it breaks.
+        why: BadName,
+    },
+    /// More than a limit allows.
+    #[error("{what} would take {bytes} bytes, more than the {limit} allowed")]
+    TooLarge {
+        /// `reading file 3`, `the job's files together`.
+        what: String,
+        /// What it takes.
+        bytes: u64,
+        /// What is allowed.
+        limit: u64,
+    },
+    /// More files than a limit allows.
+    #[error("{what} would be more than {limit} files")]
+    TooMany {
+        /// `the job`, `the command`.
+        what: &'static str,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// Two outputs of one command from its standard output.
+    #[error("a command has one standard output, but several outputs ask for it")]
+    SecondStdout,
+    /// A link, a directory or a device where a file should be.
+    #[error("{} is not a regular file", .path.display())]
+    NotRegular {
+        /// What it is instead of a file.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("{}: {source}{}", .path.display(), if is_full(.source) { "; make room on the disk" } else { "" })]
+    Io {
+        /// What was opened, made or moved.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The worker is going down.
+    #[error("the worker is stopping")]
+    Stopping,
+}
+
+impl FileError {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        move |source| Self::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}

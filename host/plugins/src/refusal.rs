@@ -1,0 +1,118 @@
+//! Why a file was not taken, in words its operator can act on.
+
+use std::fmt;
+
+/// A file that was not loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The file's name in the folder, with anything unprintable escaped.
+    pub file: String,
+    /// The rule it broke.
+    pub rule: Rule,
+    /// What about it broke the rule, and what to do.
+    pub detail: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} refused ({}): {}", self.file, self.rule, self.detail)
+    }
+}
+
+/// The rules a plugin file has to keep, in the order they are checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// The file's stem is a plugin name.
+    Name,
+    /// No two names differ by nothing but case.
+    UniqueName,
+    /// A regular file: not a link, a folder, a pipe or a device.
+    RegularFile,
+    /// It can be read.
+    Readable,
+    /// It is within its size.
+    FileSize,
+    /// A binary component: not text, not a core module, not something else.
+    Component,
+    /// Well-formed and valid.
+    WellFormed,
+    /// The metadata sections are legible, occur once and tell the truth about the name.
+    Metadata,
+    /// The section that says what it asks for is legible, and asks for nothing that no plugin gets.
+    Asks,
+    /// The operator grants all that it asks for.
+    Granted,
+    /// It was made for a version of the contract that this worker knows.
+    ContractVersion,
+    /// It imports nothing but the log.
+    Imports,
+    /// It exports exactly one of the contract's worlds.
+    World,
+    /// Modules, instances, memories and tables are within their numbers.
+    Counts,
+    /// It compiles.
+    Compiles,
+    /// Imports and exports have the contract's shapes.
+    Shape,
+    /// It can be instantiated and answers about itself, within its limits.
+    Probe,
+    /// What it says about itself is sensible and within its grants.
+    Description,
+}
+
+impl Rule {
+    /// The rule's name, stable across releases.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::UniqueName => "unique-name",
+            Self::RegularFile => "regular-file",
+            Self::Readable => "readable",
+            Self::FileSize => "file-size",
+            Self::Component => "component",
+            Self::WellFormed => "well-formed",
+            Self::Metadata => "metadata",
+            Self::Asks => "asks",
+            Self::Granted => "granted",
+            Self::ContractVersion => "contract-version",
+            Self::Imports => "imports",
+            Self::World => "world",
+            Self::Counts => "counts",
+            Self::Compiles => "compiles",
+            Self::Shape => "shape",
+            Self::Probe => "probe",
+            Self::Description => "description",
+        }
+    }
+
+    /// This rule, broken as `detail` says.
+    pub(crate) fn broken(self, detail: impl Into<String>) -> Broken {
+        Broken {
+            rule: self,
+            detail: detail.into(),
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A broken rule, before it is known of which file.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) rule: Rule,
+    pub(crate) detail: String,
+}
+
+impl Broken {
+    pub(crate) fn by(self, file: &str) -> Refusal {
+        Refusal {
+            file: crate::names::one_line(file, 128),
+            rule: self.rule,
+            detail: crate::names::one_line(&self.detail, 1024),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What a plugin asked for: checked first, then done by the part whose work it is.
+//!
+//! A refusal is an outcome like any other: the plugin hears `failed` with the reason, nothing was done, and it
+//! decides what that means for its job.
+
+mod arguments;
+mod command;
+mod environment;
+mod fetch;
+mod perform;
+mod urls;
+
+pub(crate) use perform::{Performer, Tools};
+pub(crate) use urls::OfferTexts;
+
+#[cfg(test)]
+mod tests;
+
+use worker_plugins::contract::Failure;
+
+/// Why an effect was not even tried.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error(
+        "the plugin asked for a download that is neither in the offer nor on a host granted to it ({url}); grant the host in plugins.toml"
+    )]
+    ForeignUrl { url: String },
+    #[error("{0}")]
+    Environment(String),
+    #[error("the plugin asked for program `{name}`, which it did not declare")]
+    UndeclaredBackend { name: String },
+    #[error("program `{name}` is not on this machine; {help}")]
+    MissingProgram { name: String, help: String },
+    #[error("the plugin named file {id}, which does not exist in this job")]
+    NoSuchFile { id: u32 },
+    #[error("the plugin named output {index}, but the command has {count}")]
+    NoSuchOutput { index: u32, count: usize },
+    #[error("output {index} of the command is what it prints, so it has no path")]
+    OutputWithoutPath { index: u32 },
+    #[error("an argument holds a NUL byte")]
+    Nul,
+    #[error("the command has {count} arguments; at most {limit} are allowed")]
+    TooManyArguments { count: usize, limit: usize },
+    #[error("the command's arguments take {bytes} bytes; at most {limit} are allowed")]
+    ArgumentsTooLong { bytes: usize, limit: usize },
+    #[error(
+        "`{name}` is not the name of an option: it must begin with `-` and hold no space, `=` or control character"
+    )]
+    OptionName { name: String },
+    #[error("a positional argument begins with `-`; an option must be named as one")]
+    PositionalOption,
+    #[error(
+        "{program} does not know option {option}{release}; use the plugin for this release, or the release that the plugin is for"
+    )]
+    UnknownOption {
+        program: String,
+        option: String,
+        release: String,
+    },
+    #[error("`{name}` is not a bare file name")]
+    FileName { name: String },
+    #[error("`{extension}` is not a file extension: 1 to 16 letters and digits")]
+    Extension { extension: String },
+    #[error("`{text}` is not a SHA-256 digest: 64 hex digits")]
+    Digest { text: String },
+    #[error("{what}: {asked} asked for, at most {limit} allowed")]
+    TooMuch {
+        what: &'static str,
+        asked: u64,
+        limit: u64,
+    },
+    #[error("a file cannot be shown to the program: {0}")]
+    Files(String),
+    #[error("effect `{name}` is not available in this version of the worker")]
+    NotAvailable { name: String },
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        // None of these passes by itself: the plugin, its grants or the machine must change first.
+        Self {
+            message: refused.to_string(),
+            retryable: false,
+        }
+    }
+}

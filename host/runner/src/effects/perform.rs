@@ -1,0 +1,170 @@
+//! Doing what was asked for, one batch at a time.
+//!
+//! The effects of a batch are independent by contract. Downloads and runs of programs take the time they take;
+//! everything that touches the job's table of files is quick and goes in the order asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use worker_files::{FileError, FileId, JobFiles};
+use worker_plugins::Engine;
+use worker_plugins::contract::{Effect, Failure, Outcome, Range};
+use worker_wire::{JobId, StudioLink};
+
+use super::{OfferTexts, Refused, command, fetch};
+use crate::finish::part;
+use crate::offers::Shared;
+use crate::slot::Reservation;
+
+/// Longest wait that a plugin may ask for, in milliseconds. The slot is held meanwhile.
+const MAX_WAIT_MS: u32 = 60 * 60 * 1000;
+
+/// Most effects of one batch. A plugin that wants more can ask again.
+const MAX_EFFECTS: usize = 64;
+
+/// Longest part of a file that one effect may bring into a plugin, in bytes; the plugin's memory bounds it too.
+const MAX_READ: u32 = 64 * 1024 * 1024;
+
+/// What performing needs.
+#[derive(Clone, Copy)]
+pub(crate) struct Tools<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) engine: &'a Arc<Engine>,
+    pub(crate) job_id: &'a JobId,
+    pub(crate) texts: &'a OfferTexts,
+    pub(crate) link: &'a StudioLink,
+    pub(crate) reservation: &'a Reservation,
+}
+
+/// Performs the batches of one job.
+pub(crate) struct Performer<'a> {
+    tools: Tools<'a>,
+}
+
+impl<'a> Performer<'a> {
+    pub(crate) fn new(tools: Tools<'a>) -> Self {
+        Self { tools }
+    }
+
+    /// Does a batch; one outcome for each effect, in order. Every effect is done, whatever became of the others.
+    pub(crate) async fn perform(&self, effects: Vec<Effect>, files: &JobFiles) -> Vec<Outcome> {
+        if effects.len() > MAX_EFFECTS {
+            let refused = too_much("effects at once", effects.len() as u64, MAX_EFFECTS as u64);
+            return effects
+                .iter()
+                .map(|_| Outcome::Failed(refused.clone()))
+                .collect();
+        }
+        let limit = self.tools.engine.limits().memory_bytes / 2;
+        let read: u64 = effects.iter().map(read_bytes).sum();
+        if read > limit {
+            let refused = too_much("bytes to read at once", read, limit);
+            return effects
+                .iter()
+                .map(|_| Outcome::Failed(refused.clone()))
+                .collect();
+        }
+        let mut outcomes = Vec::with_capacity(effects.len());
+        for effect in effects {
+            let outcome = if self.tools.reservation.cancel.is_cancelled() {
+                Err(Failure {
+                    message: "the job was cancelled".to_owned(),
+                    retryable: false,
+                })
+            } else {
+                self.one(effect, files).await
+            };
+            outcomes.push(outcome.unwrap_or_else(Outcome::Failed));
+        }
+        outcomes
+    }
+
+    async fn one(&self, effect: Effect, files: &JobFiles) -> Result<Outcome, Failure> {
+        match effect {
+            Effect::Fetch(downloads) => fetch::fetch(&self.tools, downloads, files)
+                .await
+                .map(Outcome::Files),
+            Effect::Run(command) => command::run(&self.tools, command, files)
+                .await
+                .map(Outcome::Exited),
+            Effect::Read(range) => self.read(range, files).await,
+            Effect::Write((name, parts)) => {
+                worker_files::check_bare_name(&name)
+                    .map_err(|_| Refused::FileName { name: name.clone() })?;
+                let parts: Vec<_> = parts.into_iter().map(part).collect();
+                let info = files.write(&name, &parts).await.map_err(on_disk)?;
+                Ok(Outcome::Files(vec![file(info)]))
+            }
+            Effect::Wait(milliseconds) => {
+                if milliseconds > MAX_WAIT_MS {
+                    return Err(too_much(
+                        "milliseconds to wait",
+                        milliseconds.into(),
+                        MAX_WAIT_MS.into(),
+                    ));
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_millis(milliseconds.into())) => {}
+                    () = self.tools.reservation.cancel.cancelled() => {}
+                }
+                Ok(Outcome::Waited)
+            }
+            Effect::Call(_) => Err(Refused::NotAvailable {
+                name: "call".to_owned(),
+            }
+            .into()),
+            Effect::Http(_) => Err(Refused::NotAvailable {
+                name: "http".to_owned(),
+            }
+            .into()),
+            Effect::Other((name, _)) => Err(Refused::NotAvailable {
+                name: name.chars().take(64).collect(),
+            }
+            .into()),
+        }
+    }
+
+    async fn read(&self, range: Range, files: &JobFiles) -> Result<Outcome, Failure> {
+        let limit = u32::try_from(self.tools.engine.limits().memory_bytes / 4)
+            .map_or(MAX_READ, |own| own.min(MAX_READ));
+        if range.length > limit {
+            return Err(too_much("bytes to read", range.length.into(), limit.into()));
+        }
+        let bytes = files
+            .read(FileId(range.file), range.offset, range.length)
+            .await
+            .map_err(on_disk)?;
+        Ok(Outcome::Bytes(bytes.to_vec()))
+    }
+}
+
+/// What an effect brings into memory for the plugin.
+fn read_bytes(effect: &Effect) -> u64 {
+    match effect {
+        Effect::Read(range) => range.length.into(),
+        _ => 0,
+    }
+}
+
+pub(super) fn too_much(what: &'static str, asked: u64, limit: u64) -> Failure {
+    Refused::TooMuch { what, asked, limit }.into()
+}
+
+/// A file as plugins see it: never with its path.
+pub(super) fn file(info: worker_files::FileInfo) -> worker_plugins::contract::File {
+    worker_plugins::contract::File {
+        id: info.id.0,
+        name: info.name,
+        size: info.size,
+        media_type: info.media_type.map(str::to_owned),
+    }
+}
+
+/// A failure of the job's files, as the plugin hears it. Only what the disk did can pass.
+pub(super) fn on_disk(error: FileError) -> Failure {
+    let retryable = matches!(error, FileError::Io { .. } | FileError::Stopping);
+    Failure {
+        message: error.to_string(),
+        retryable,
+    }
+}

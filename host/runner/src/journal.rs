@@ -1,0 +1,363 @@
+//! The journal of a job: what was offered, each effect, each outcome, how long each took, by which plugins.
+//!
+//! One file per job, JSON lines, private to the worker's user. Written as the job goes, so that what a crash
+//! interrupted can still be read. Queries and user info of URLs are left out, and bytes beyond a bound are kept as
+//! length and digest only. It is never synced: a journal explains, it is not what a result depends on.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use worker_plugins::contract::{Command, Effect, Outcome, Part};
+use worker_wire::{JobId, timestamp};
+
+/// Journals kept. More only takes disk; fewer leaves less to look back at.
+const KEPT_FILES: usize = 500;
+
+/// Bytes of journals kept in all.
+const KEPT_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Longest text kept whole, in bytes; prompts of a megabyte would otherwise fill the folder.
+const WHOLE_TEXT: usize = 64 * 1024;
+
+/// Longest run of bytes kept whole.
+const WHOLE_BYTES: usize = 4 * 1024;
+
+/// Jobs between two prunings.
+const PRUNE_EVERY: u32 = 50;
+
+/// The folder of journals.
+#[derive(Debug)]
+pub struct JournalStore {
+    dir: PathBuf,
+    prompts: bool,
+    since_prune: std::sync::atomic::AtomicU32,
+}
+
+/// The journal folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the journal folder {}: {source}; check its owner and the free space", path.display())]
+pub struct JournalError {
+    /// Which folder.
+    pub path: PathBuf,
+    /// Why.
+    pub source: std::io::Error,
+}
+
+impl JournalStore {
+    /// Opens the folder, making it where it is missing. With `prompts` off, tasks and texts are left out.
+    pub fn open(dir: &Path, prompts: bool) -> Result<Self, JournalError> {
+        let failed = |source| JournalError {
+            path: dir.to_owned(),
+            source,
+        };
+        fs::create_dir_all(dir).map_err(failed)?;
+        private_dir(dir).map_err(failed)?;
+        let store = Self {
+            dir: dir.to_owned(),
+            prompts,
+            since_prune: 0.into(),
+        };
+        store.prune();
+        Ok(store)
+    }
+
+    /// Starts the journal of a job. A journal that cannot be written is said once and costs no job.
+    pub fn start(&self, job: &JobId) -> Journal {
+        use std::sync::atomic::Ordering;
+        if self.since_prune.fetch_add(1, Ordering::Relaxed) % PRUNE_EVERY == PRUNE_EVERY - 1 {
+            self.prune();
+        }
+        let stamp = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |d| d.as_millis());
+        let path = self.dir.join(format!(
+            "{stamp:013}-{}.jsonl",
+            job.as_str().replace(':', "_")
+        ));
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options
+            .open(&path)
+            .inspect_err(|error| tracing::warn!(target: "job", job = job.as_str(), %error, "no journal for this job"))
+            .ok();
+        Journal {
+            file,
+            started: Instant::now(),
+            prompts: self.prompts,
+            broken: false,
+        }
+    }
+
+    /// Removes the oldest journals beyond the bounds.
+    fn prune(&self) {
+        let Ok(entries) = fs::read_dir(&self.dir) else {
+            return;
+        };
+        let mut files: Vec<(PathBuf, u64)> = entries
+            .flatten()
+            .filter(|entry| entry.path().extension().is_some_and(|ext| ext == "jsonl"))
+            .filter_map(|entry| entry.metadata().ok().map(|meta| (entry.path(), meta.len())))
+            .collect();
+        // Names begin with the time, so the newest come last.
+        files.sort();
+        let (mut count, mut bytes) = (0usize, 0u64);
+        for (path, size) in files.iter().rev() {
+            count += 1;
+            bytes = bytes.saturating_add(*size);
+            if (count > KEPT_FILES || bytes > KEPT_BYTES) && fs::remove_file(path).is_err() {
+                tracing::warn!(target: "job", path = %path.display(), "an old journal cannot be removed");
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+fn private_dir(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+}
+
+#[cfg(not(unix))]
+fn private_dir(_: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
+/// The journal of one job.
+#[derive(Debug)]
+pub struct Journal {
+    file: Option<File>,
+    started: Instant,
+    prompts: bool,
+    broken: bool,
+}
+
+impl Journal {
+    /// A journal that keeps nothing.
+    pub fn none() -> Self {
+        Self {
+            file: None,
+            started: Instant::now(),
+            prompts: false,
+            broken: false,
+        }
+    }
+
+    /// Appends one line: the event, the milliseconds since the job began, and what belongs to it.
+    pub fn write(&mut self, event: &str, body: Value) {
+        let Some(file) = self.file.as_mut() else {
+            return;
+        };
+        let mut line = json!({
+            "event": event,
+            "at": timestamp(SystemTime::now()),
+            "ms": u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "body": body,
+        })
+        .to_string();
+        line.push('\n');
+        if let Err(error) = file.write_all(line.as_bytes())
+            && !self.broken
+        {
+            self.broken = true;
+            tracing::warn!(target: "job", %error, "the journal of this job is incomplete");
+        }
+    }
+
+    /// A document of the job as the journal keeps it: whole, or, with prompts off, its length and digest.
+    pub fn document(&self, raw: &str) -> Value {
+        if self.prompts {
+            redact(serde_json::from_str(raw).unwrap_or(Value::Null))
+        } else {
+            digest_of(raw.as_bytes())
+        }
+    }
+
+    /// An effect as the journal keeps it. Bytes that it carries are told by length and digest before anything is made of
+    /// them: as JSON they would take many times their size.
+    pub fn effect(&self, effect: &Effect) -> Value {
+        match effect {
+            Effect::Write((name, parts)) => {
+                json!({ "Write": [name, parts.iter().map(part).collect::<Vec<_>>()] })
+            }
+            Effect::Run(command) if !command.input.is_empty() => {
+                let input: Vec<Value> = command.input.iter().map(part).collect();
+                let bare = Command {
+                    backend: command.backend.clone(),
+                    arguments: command.arguments.clone(),
+                    environment: command.environment.clone(),
+                    outputs: command.outputs.clone(),
+                    input: Vec::new(),
+                    timeout_ms: command.timeout_ms,
+                };
+                let mut value = self.value(&bare);
+                if let Some(object) = value.as_object_mut() {
+                    object.insert("input".to_owned(), input.into());
+                }
+                json!({ "Run": value })
+            }
+            other => self.value(other),
+        }
+    }
+
+    /// An outcome as the journal keeps it, likewise.
+    pub fn outcome(&self, outcome: &Outcome) -> Value {
+        match outcome {
+            Outcome::Bytes(bytes) if bytes.len() > WHOLE_BYTES => {
+                json!({ "Bytes": digest_of(bytes) })
+            }
+            other => self.value(other),
+        }
+    }
+
+    fn value<T: serde::Serialize>(&self, value: &T) -> Value {
+        let value = redact(serde_json::to_value(value).unwrap_or(Value::Null));
+        if self.prompts {
+            value
+        } else {
+            without_texts(value)
+        }
+    }
+}
+
+fn part(part: &Part) -> Value {
+    match part {
+        Part::Bytes(bytes) => json!({ "Bytes": digest_of(bytes) }),
+        Part::File(id) => json!({ "File": id }),
+        Part::Base64(id) => json!({ "Base64": id }),
+    }
+}
+
+fn digest_of(bytes: &[u8]) -> Value {
+    json!({ "sha256": hex::encode(Sha256::digest(bytes)), "bytes": bytes.len() })
+}
+
+/// Takes queries and user info out of URLs and shortens what is too long.
+fn redact(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(redact_text(text)),
+        Value::Array(items) => match bytes_of(&items) {
+            Some(bytes) if bytes.len() > WHOLE_BYTES => digest_of(&bytes),
+            _ => Value::Array(items.into_iter().map(redact).collect()),
+        },
+        Value::Object(map) => Value::Object(map.into_iter().map(|(k, v)| (k, redact(v))).collect()),
+        other => other,
+    }
+}
+
+/// With prompts off, every text longer than a name becomes its digest.
+fn without_texts(value: Value) -> Value {
+    const NAME: usize = 32;
+    match value {
+        Value::String(text) if text.len() > NAME || text.contains(' ') => {
+            digest_of(text.as_bytes())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(without_texts).collect()),
+        Value::Object(map) => Value::Object(
+            map.into_iter()
+                .map(|(k, v)| (k, without_texts(v)))
+                .collect(),
+        ),
+        other => other,
+    }
+}
+
+fn bytes_of(items: &[Value]) -> Option<Vec<u8>> {
+    if items.len() <= WHOLE_BYTES {
+        return None;
+    }
+    items
+        .iter()
+        .map(|item| item.as_u64().and_then(|n| u8::try_from(n).ok()))
+        .collect()
+}
+
+fn redact_text(text: String) -> String {
+    if let Some(url) = bare_url(&text) {
+        return url;
+    }
+    if text.len() <= WHOLE_TEXT {
+        return text;
+    }
+    let mut end = WHOLE_TEXT;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let kept = text.get(..end).unwrap_or_default();
+    format!(
+        "{kept}… ({} bytes in all, sha256 {})",
+        text.len(),
+        hex::encode(Sha256::digest(text.as_bytes()))
+    )
+}
+
+/// The URL without user info, query and fragment, where the text is one.
+pub(crate) fn bare_url(text: &str) -> Option<String> {
+    if text.starts_with("data:") {
+        return Some(format!("data: ({} bytes)", text.len()));
+    }
+    if !(text.starts_with("https://") || text.starts_with("http://")) {
+        return None;
+    }
+    let mut url = url::Url::parse(text).ok()?;
+    url.set_query(None);
+    url.set_fragment(None);
+    // Neither fails for http URLs.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    Some(url.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_in_urls_and_large_bytes_are_left_out() {
+        let value = redact(json!({
+            "url": "https://me:pw@host/a?token=SECRET#frag",
+            "bytes": vec![7u8; WHOLE_BYTES + 1],
+            "small": [1, 2, 3],
+        }));
+        assert_eq!(value["url"], "https://host/a");
+        assert_eq!(value["bytes"]["bytes"], WHOLE_BYTES + 1);
+        assert_eq!(value["small"], json!([1, 2, 3]));
+    }
+
+    #[test]
+    fn with_prompts_off_no_text_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = JournalStore::open(dir.path(), false).unwrap();
+        let mut journal = store.start(&JobId::parse("j").unwrap());
+        journal.write("offered", journal.document(r#"{"prompt":"a secret koi"}"#));
+        journal.write("effect", journal.value(&json!({"text": "a secret koi"})));
+        let file = fs::read_dir(dir.path())
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path();
+        let text = fs::read_to_string(file).unwrap();
+        assert_eq!(text.lines().count(), 2);
+        assert!(!text.contains("koi"), "{text}");
+    }
+
+    #[test]
+    fn the_folder_stays_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..KEPT_FILES + 20 {
+            fs::write(dir.path().join(format!("{n:013}-j.jsonl")), "{}").unwrap();
+        }
+        JournalStore::open(dir.path(), true).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), KEPT_FILES);
+        assert!(
+            !dir.path().join("0000000000000-j.jsonl").exists(),
+            "the oldest go first"
+        );
+    }
+}

@@ -1,0 +1,347 @@
+//! Taking or turning away an offer.
+//!
+//! The router plugin decides. The host refuses by itself only what no policy may do: a job while paused or while
+//! stopping, a second job, an engine that is not there.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use worker_delivery::Delivery;
+use worker_egress::Egress;
+use worker_files::{ModelCache, ScratchRoot};
+use worker_plugins::contract::{Candidate, WorkerState};
+use worker_plugins::{Engine, Generation};
+use worker_wire::{Capabilities, Claim, JobId, StudioLink, WorkerFrame, reject};
+
+use crate::capabilities::{MachineFacts, capabilities};
+use crate::job::JobRun;
+use crate::journal::JournalStore;
+use crate::programs::Programs;
+use crate::report::{LogSink, Reporter};
+use crate::slot::{CurrentJob, Slot, StopReason};
+
+/// How long an offer waits for a result that is being handed over. The studio may offer the next job before the
+/// answer to an upload has been read; shorter would turn such offers away, longer would hold up the studio.
+const HAND_OVER: Duration = Duration::from_millis(500);
+
+/// Text of the refusal while the worker stops. It holds the word that older studios take as passing.
+const DRAINING_TEXT: &str = "worker is busy stopping";
+
+/// What the runner works with.
+pub struct RunnerParts {
+    /// The plugins.
+    pub generation: Arc<Generation>,
+    /// The native programs that they declared.
+    pub programs: Arc<Programs>,
+    /// Where jobs keep their files.
+    pub scratch: ScratchRoot,
+    /// Downloaded models.
+    pub cache: Arc<ModelCache>,
+    /// The way out to the network.
+    pub egress: Arc<Egress>,
+    /// Takes results.
+    pub delivery: Arc<Delivery>,
+    /// Keeps the journals.
+    pub journals: JournalStore,
+    /// What the machine is.
+    pub facts: MachineFacts,
+    /// Takes the log lines that the studio is to see.
+    pub log: LogSink,
+    /// Bounds that the operator sets.
+    pub settings: RunnerSettings,
+}
+
+/// Bounds of every job.
+#[derive(Clone, Debug)]
+pub struct RunnerSettings {
+    /// How long a command may run that asks for no time of its own, and the longest it may ask for. Shorter would
+    /// end long videos; longer would let a hanging program hold the slot.
+    pub command_timeout: Duration,
+    /// Largest download that names no bound of its own, in bytes.
+    pub max_download_bytes: u64,
+}
+
+impl Default for RunnerSettings {
+    fn default() -> Self {
+        Self {
+            command_timeout: Duration::from_secs(60 * 60),
+            max_download_bytes: 256 << 30,
+        }
+    }
+}
+
+/// The answer to an offer.
+pub enum OfferAnswer {
+    /// Taken. Send `accept`, then call this: the job runs from then on.
+    Accepted(Box<dyn FnOnce() + Send>),
+    /// Not taken.
+    Rejected {
+        /// For studios that match codes.
+        code: String,
+        /// For people, and for studios that match its text.
+        reason: String,
+    },
+}
+
+/// All that a job needs from the worker.
+pub(crate) struct Shared {
+    pub(crate) generation: RwLock<Arc<Generation>>,
+    pub(crate) programs: Arc<Programs>,
+    pub(crate) scratch: ScratchRoot,
+    pub(crate) cache: Arc<ModelCache>,
+    pub(crate) egress: Arc<Egress>,
+    pub(crate) delivery: Arc<Delivery>,
+    pub(crate) journals: JournalStore,
+    pub(crate) facts: MachineFacts,
+    pub(crate) reporter: Reporter,
+    pub(crate) settings: RunnerSettings,
+    pub(crate) slot: Slot,
+    paused: AtomicBool,
+    draining: AtomicBool,
+}
+
+/// Runs jobs, one at a time. Cheap to clone.
+#[derive(Clone)]
+pub struct Runner(Arc<Shared>);
+
+impl Runner {
+    /// A runner with an empty slot.
+    pub fn new(parts: RunnerParts) -> Self {
+        Self(Arc::new(Shared {
+            generation: RwLock::new(parts.generation),
+            programs: parts.programs,
+            scratch: parts.scratch,
+            cache: parts.cache,
+            egress: parts.egress,
+            delivery: parts.delivery,
+            journals: parts.journals,
+            facts: parts.facts,
+            reporter: Reporter::new(parts.log),
+            settings: parts.settings,
+            slot: Slot::default(),
+            paused: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+        }))
+    }
+
+    /// The plugins that serve now.
+    pub fn generation(&self) -> Arc<Generation> {
+        self.0
+            .generation
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Decides about an offer; the session tells the outcome. The plugins are taken once, here, and stay the job's to its end.
+    pub async fn offer(&self, claim: Claim, link: StudioLink) -> OfferAnswer {
+        match self.decide(&claim).await {
+            Ok((generation, engine)) => self.take(claim, link, generation, engine),
+            Err(turned) => turned.answer(),
+        }
+    }
+
+    fn take(
+        &self,
+        claim: Claim,
+        link: StudioLink,
+        generation: Arc<Generation>,
+        engine: Arc<Engine>,
+    ) -> OfferAnswer {
+        let slot = &self.0.slot;
+        let Some(reservation) = slot.reserve(
+            claim.job_id.clone(),
+            claim.kind.clone(),
+            claim.model.clone(),
+        ) else {
+            return Turned::new(reject::BUSY, reject::BUSY_TEXT).answer();
+        };
+        // Looked at again now that the slot is held: whoever drains looks at the slot after saying so, and one of the two
+        // sees the other.
+        if let Err(turned) = self.takes_jobs() {
+            return turned.answer();
+        }
+        let told = (claim.job_id.clone(), link.clone(), self.0.reporter.clone());
+        let run = JobRun::new(self.0.clone(), generation, engine, claim, link, reservation);
+        OfferAnswer::Accepted(Box::new(move || {
+            tokio::spawn(watch(tokio::spawn(run.execute()), told));
+        }))
+    }
+
+    fn takes_jobs(&self) -> Result<(), Turned> {
+        if self.paused() {
+            Err(Turned::new(reject::PAUSED, reject::PAUSED_TEXT))
+        } else if self.0.draining.load(Ordering::SeqCst) {
+            Err(Turned::new(reject::BUSY, DRAINING_TEXT))
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn decide(&self, claim: &Claim) -> Result<(Arc<Generation>, Arc<Engine>), Turned> {
+        self.takes_jobs()?;
+        self.0.slot.settle(HAND_OVER).await;
+        let generation = self.generation();
+        let candidates = self.candidates(&generation);
+        let state = self.worker_state(&generation).await;
+        let routed = generation
+            .router()
+            .route(&claim.raw, candidates, state)
+            .await;
+        let name = match routed {
+            Ok(Ok(name)) => name,
+            Ok(Err(rejection)) => {
+                return Err(Turned {
+                    code: rejection.code,
+                    reason: rejection.reason,
+                });
+            }
+            Err(fault) => {
+                return Err(Turned {
+                    code: reject::PLUGIN_FAULT.to_owned(),
+                    reason: fault.to_string(),
+                });
+            }
+        };
+        let engine = generation.engine(&name).cloned();
+        let engine = engine
+            .filter(|engine| self.0.programs.all_there(engine))
+            .ok_or_else(|| Turned {
+                code: reject::UNSUPPORTED_ENGINE.to_owned(),
+                reason: format!(
+                    "the router chose plugin `{name}`, which cannot serve on this worker"
+                ),
+            })?;
+        Ok((generation, engine))
+    }
+
+    fn candidates(&self, generation: &Generation) -> Vec<Candidate> {
+        let engines = generation.engines().iter();
+        engines
+            .filter(|engine| self.0.programs.all_there(engine))
+            .map(|engine| engine.candidate())
+            .collect()
+    }
+
+    async fn worker_state(&self, generation: &Generation) -> WorkerState {
+        let machine = self.0.programs.machine().await;
+        let gib = |bytes: u64| worker_backends::gib(bytes) as f32;
+        WorkerState {
+            paused: self.paused(),
+            draining: self.0.draining.load(Ordering::SeqCst),
+            current_job: self.0.slot.current().map(|job| job.job_id.to_string()),
+            vram_total_gb: self.0.facts.vram_total_gb,
+            vram_threshold_gb: self.0.facts.vram_threshold_gb,
+            device_free_gb: machine.gpu.and_then(|gpu| gpu.free).map(gib),
+            host_available_gb: machine.host_available.map(gib),
+            warm: Vec::new(),
+            settings: generation.router().settings().to_owned(),
+        }
+    }
+
+    /// What the worker can say of itself now.
+    pub fn capabilities(&self) -> Capabilities {
+        let takes_offers = !self.paused() && !self.0.draining.load(Ordering::SeqCst);
+        capabilities(
+            &self.0.facts,
+            &self.generation(),
+            &self.0.programs,
+            takes_offers,
+        )
+    }
+
+    /// The job in hand.
+    pub fn current(&self) -> Option<CurrentJob> {
+        self.0.slot.current()
+    }
+
+    /// Stops a job that is in hand. Whether it was.
+    pub fn cancel(&self, job_id: &JobId) -> bool {
+        let known = self.0.slot.stop(Some(job_id), StopReason::Cancelled);
+        if known {
+            self.0.reporter.info(
+                Some(job_id),
+                format!("cancelling {job_id}: the studio wants it no more"),
+            );
+        }
+        known
+    }
+
+    /// Stops whatever job is in hand because the worker has to go.
+    pub fn abandon(&self) {
+        self.0.slot.stop(None, StopReason::Shutdown);
+    }
+
+    /// Takes no new job from now on, for good.
+    pub fn drain(&self) {
+        if !self.0.draining.swap(true, Ordering::SeqCst) {
+            self.0
+                .reporter
+                .info(None, "draining: no new job is taken".to_owned());
+        }
+    }
+
+    /// Waits until no job is in hand.
+    pub async fn idle(&self) {
+        self.0.slot.idle().await;
+    }
+
+    /// Whether the operator paused the worker.
+    pub fn paused(&self) -> bool {
+        self.0.paused.load(Ordering::SeqCst)
+    }
+
+    /// Pauses or resumes. The job in hand goes on; the next heartbeat says so.
+    pub fn set_paused(&self, paused: bool) {
+        if self.0.paused.swap(paused, Ordering::SeqCst) != paused {
+            let message = if paused {
+                "worker paused by operator"
+            } else {
+                "worker resumed by operator"
+            };
+            self.0.reporter.info(None, message.to_owned());
+        }
+    }
+}
+
+/// A defect of the host's own must not leave the studio waiting: a job whose task broke is failed, and may be tried again.
+async fn watch(
+    job: tokio::task::JoinHandle<()>,
+    (job_id, link, reporter): (JobId, StudioLink, Reporter),
+) {
+    if let Err(broken) = job.await
+        && broken.is_panic()
+    {
+        let error = "the worker broke while it ran the job; its log says where".to_owned();
+        reporter.error(Some(&job_id), format!("{job_id}: {error}"));
+        let frame = WorkerFrame::Fail {
+            job_id: job_id.to_string(),
+            error,
+            retryable: true,
+        };
+        // Where the session is over, the studio has taken the job back already.
+        let _ = link.send(frame).await;
+    }
+}
+
+struct Turned {
+    code: String,
+    reason: String,
+}
+
+impl Turned {
+    fn new(code: &str, reason: &str) -> Self {
+        Self {
+            code: code.to_owned(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    fn answer(self) -> OfferAnswer {
+        OfferAnswer::Rejected {
+            code: self.code,
+            reason: self.reason,
+        }
+    }
+}

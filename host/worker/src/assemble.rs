@@ -1,0 +1,238 @@
+//! Making the parts of a worker from its configuration.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
+use worker_config::{IdentityFile, Paths, Settings, StoredIdentity, Studio as Configured};
+use worker_delivery::{Delivery, Event, Severity, Spool};
+use worker_egress::Egress;
+use worker_files::{ModelCache, ScratchRoot};
+use worker_plugins::contract::Platform;
+use worker_plugins::{Generation, Loaded, Sandbox, SandboxOptions, Source};
+use worker_runner::{JournalStore, MachineFacts, Programs, Runner, RunnerParts, RunnerSettings};
+use worker_session::{Identity, IdentityStore, LogShipper, SaveError};
+use worker_studio::{Approval, Studio, StudioOptions};
+use worker_wire::{ApiBase, LogEntry, LogLevel, Secret};
+
+use crate::cli::Failure;
+use crate::compose::EngineComposer;
+use crate::{VERSION, embedded};
+
+/// Threads that plugins run on. A job needs one at a time, and progress is read on another; more would only take
+/// cores from the programs.
+const GUEST_THREADS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
+
+/// The sandbox, with its cache of compiled components.
+pub(crate) fn sandbox(paths: &Paths) -> Result<Arc<Sandbox>, Failure> {
+    let options = SandboxOptions {
+        cache_dir: Some(paths.compiled.clone()),
+        guest_threads: GUEST_THREADS,
+    };
+    Ok(Sandbox::new(options)?)
+}
+
+/// The plugins of a folder, or those embedded.
+pub(crate) async fn load(sandbox: &Arc<Sandbox>, folder: Option<&Path>) -> Result<Loaded, Failure> {
+    let source = match folder {
+        Some(folder) => Source::Folder(folder),
+        None => Source::Embedded(embedded::FILES),
+    };
+    Ok(worker_plugins::load(sandbox, source).await?)
+}
+
+/// The studio to serve, the embedded one where none is configured, and the identity that goes with it.
+pub(crate) async fn studio(
+    paths: &Paths,
+    settings: &Settings,
+    url: &str,
+    token: &Secret,
+    generation: &Arc<Generation>,
+) -> Result<(ApiBase, Option<Arc<Studio>>, Arc<StoredAt>), Failure> {
+    match &settings.studio {
+        Configured::Remote(base) => {
+            let store = StoredAt::open(IdentityFile::remote(&paths.config, base), None)?;
+            Ok((base.clone(), None, Arc::new(store)))
+        }
+        Configured::Embedded => {
+            let options = StudioOptions {
+                dir: paths.studio.clone(),
+                token: token.clone(),
+                approve: Approval::OwnInstall,
+                limits: worker_studio::Limits::default(),
+                timing: worker_studio::Timing::default(),
+                compose: Arc::new(EngineComposer(generation.clone())),
+            };
+            let studio = Studio::open(options).await?;
+            let file = IdentityFile::embedded(&paths.embedded_identity);
+            let store = StoredAt::open(file, Some(studio.clone()))?;
+            Ok((ApiBase::parse(url)?, Some(studio), Arc::new(store)))
+        }
+    }
+}
+
+/// Results on disk, and who sends them.
+pub(crate) fn delivery(paths: &Paths, log: &LogShipper) -> Result<Arc<Delivery>, Failure> {
+    let spool = Spool::open(&paths.spool, &paths.aside)?;
+    let log = log.clone();
+    let events = Arc::new(move |event: Event| ship(&log, &event));
+    Ok(Delivery::new(
+        spool,
+        worker_egress::studio_client()?,
+        events,
+    ))
+}
+
+fn ship(log: &LogShipper, event: &Event) {
+    let message = event.to_string();
+    let level = match event.severity() {
+        Severity::Info => {
+            tracing::info!(target: "delivery", job = event.job(), "{message}");
+            LogLevel::Info
+        }
+        Severity::Warn => {
+            tracing::warn!(target: "delivery", job = event.job(), "{message}");
+            LogLevel::Warn
+        }
+        Severity::Error => {
+            tracing::error!(target: "delivery", job = event.job(), "{message}");
+            LogLevel::Error
+        }
+    };
+    log.push(LogEntry::now(
+        level,
+        "ws",
+        message,
+        event.job().map(str::to_owned),
+    ));
+}
+
+/// The runner and everything that only it needs.
+pub(crate) async fn runner(
+    paths: &Paths,
+    settings: &Settings,
+    generation: Arc<Generation>,
+    programs: Arc<Programs>,
+    delivery: Arc<Delivery>,
+    log: &LogShipper,
+) -> Result<Runner, Failure> {
+    let facts = facts(settings, &programs).await;
+    let log = log.clone();
+    Ok(Runner::new(RunnerParts {
+        generation,
+        programs,
+        scratch: ScratchRoot::open(&paths.scratch)?,
+        cache: Arc::new(ModelCache::open(&settings.models_root)?),
+        egress: Arc::new(Egress::new(egress_policy(settings)?)?),
+        delivery,
+        journals: JournalStore::open(&paths.journal, settings.prompts_in_journal)?,
+        facts,
+        log: Arc::new(move |entry| log.push(entry)),
+        settings: RunnerSettings::default(),
+    }))
+}
+
+/// Plain http reaches this machine only where the studio itself is on it: then its job inputs are too.
+fn egress_policy(settings: &Settings) -> Result<worker_egress::Policy, Failure> {
+    let local = match &settings.studio {
+        Configured::Embedded => true,
+        Configured::Remote(base) => base.is_loopback(),
+    };
+    Ok(worker_egress::Policy {
+        allow_http_loopback: local,
+        ..worker_egress::Policy::default()
+    })
+}
+
+/// The programs of a configuration; nothing is looked for yet.
+pub(crate) fn programs(paths: &Paths, settings: &Settings) -> Result<Arc<Programs>, Failure> {
+    std::fs::create_dir_all(&paths.state)?;
+    Ok(Programs::new(&settings.models_root, &paths.state))
+}
+
+async fn facts(settings: &Settings, programs: &Programs) -> MachineFacts {
+    let gpu = programs.machine().await.gpu;
+    MachineFacts {
+        machine_name: hostname::get()
+            .ok()
+            .and_then(|name| name.into_string().ok())
+            .unwrap_or_else(|| "unknown-host".to_owned()),
+        username: std::env::var("USER")
+            .or_else(|_| std::env::var("USERNAME"))
+            .unwrap_or_else(|_| "unknown".to_owned()),
+        agent_version: VERSION.to_owned(),
+        vram_total_gb: gpu
+            .as_ref()
+            .map_or(0.0, |gpu| worker_backends::gib(gpu.total) as f32),
+        vram_threshold_gb: settings.vram_threshold_gb as f32,
+        auto_start: settings.auto_start,
+        auto_update: settings.auto_update,
+        start_minimised: settings.start_minimised,
+        only_when_idle: settings.only_when_idle,
+        platform: platform(gpu.map(|gpu| gpu.name)),
+    }
+}
+
+/// The platform as plugins see it.
+pub(crate) fn platform(gpu: Option<String>) -> Platform {
+    Platform {
+        os: std::env::consts::OS.to_owned(),
+        arch: std::env::consts::ARCH.to_owned(),
+        gpu,
+    }
+}
+
+/// The identity file as the session wants it. The studio inside hears of each new install id, because that is the one
+/// worker that it approves by itself.
+pub(crate) struct StoredAt {
+    file: IdentityFile,
+    studio: Option<Arc<Studio>>,
+}
+
+impl StoredAt {
+    /// Checks that the file can be read, so that a broken one is said before anything starts.
+    fn open(file: IdentityFile, studio: Option<Arc<Studio>>) -> Result<Self, Failure> {
+        let stored = file.load()?;
+        let store = Self { file, studio };
+        store.introduce(stored.install_id.as_deref());
+        Ok(store)
+    }
+
+    fn introduce(&self, install_id: Option<&str>) {
+        if let (Some(studio), Some(install_id)) = (&self.studio, install_id) {
+            studio.install_own_worker(install_id);
+        }
+    }
+}
+
+impl IdentityStore for StoredAt {
+    fn load(&self) -> Identity {
+        let stored = self.file.load().unwrap_or_else(|error| {
+            // The file was read a moment ago; what it held then was checked.
+            tracing::error!(target: "worker", %error, "the worker's identity cannot be read; it registers anew");
+            StoredIdentity::default()
+        });
+        Identity {
+            install_id: stored.install_id,
+            registration_secret: stored.registration_secret,
+            registration_request_id: stored.registration_request_id,
+            worker_id: stored.worker_id,
+            auth_token: stored.auth_token,
+        }
+    }
+
+    fn save(&self, identity: &Identity) -> Result<(), SaveError> {
+        let identity = identity.clone();
+        let stored = StoredIdentity {
+            install_id: identity.install_id,
+            registration_secret: identity.registration_secret,
+            registration_request_id: identity.registration_request_id,
+            worker_id: identity.worker_id,
+            auth_token: identity.auth_token,
+        };
+        self.introduce(stored.install_id.as_deref());
+        self.file
+            .save(&stored)
+            .map_err(|error| SaveError(Box::new(error)))
+    }
+}

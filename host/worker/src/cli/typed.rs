@@ -1,0 +1,249 @@
+//! What can be typed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use worker_wire::JobId;
+
+/// Runs generation jobs of a studio on this machine, through sandboxed plugins.
+#[derive(Debug, Parser)]
+#[command(
+    name = "studio-worker",
+    version,
+    about,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+pub(super) struct Typed {
+    /// Configuration file; without it the user's own
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(super) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(super) command: TypedCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TypedCommand {
+    /// Serve the configured studio, or one of this worker's own when none is configured
+    #[command(after_help = "Ctrl-C once finishes the job in hand and ends; twice cancels it.")]
+    Run(PluginFolder),
+    /// Run only a studio, for workers elsewhere to connect to
+    Studio {
+        /// Address to listen on
+        #[arg(long, value_name = "ADDR:PORT")]
+        listen: Option<SocketAddr>,
+        #[command(flatten)]
+        plugins: PluginFolder,
+        /// Who may register: every worker on this machine at once, or only those that you approve
+        #[arg(long, value_enum, default_value_t = TypedApproval::Manual)]
+        approve: TypedApproval,
+    },
+    /// Queue a job at the running studio, wait for it and write its result
+    #[command(after_help = "\
+Examples:
+  studio-worker submit image \"a koi pond\" --model synthetic -o koi.webp
+  studio-worker submit --offer job.json --json
+
+Ctrl-C cancels the job.")]
+    Submit(TypedSubmit),
+    /// Cancel a job
+    Cancel {
+        /// The job's id, as `submit` prints it
+        #[arg(value_name = "JOB", value_parser = JobId::parse)]
+        job: JobId,
+    },
+    /// List the workers of the running studio, approve or reject those that wait, remove one
+    Workers {
+        #[command(subcommand)]
+        action: Option<TypedWorkers>,
+        /// Print JSON
+        #[arg(long, global = true)]
+        json: bool,
+    },
+    /// List, show and remove results that no studio took
+    Results {
+        #[command(subcommand)]
+        action: Option<TypedResults>,
+        /// Print JSON
+        #[arg(long, global = true)]
+        json: bool,
+    },
+    /// Take no new jobs until `resume`; the job in hand is finished
+    Pause,
+    /// Take jobs again
+    Resume,
+    /// Set the studio, or forget the registration so that the next `run` asks anew
+    Register {
+        /// The studio's URL; one other than before also forgets the registration
+        #[arg(long, value_name = "URL")]
+        api_base_url: Option<String>,
+        /// Forget this worker's identity
+        #[arg(long)]
+        reset: bool,
+    },
+    /// Show what the running worker does
+    Status(Json),
+    /// Show each setting, its value and where it came from; secrets are never shown
+    Config(Json),
+    /// Set the largest job to take, in GiB of GPU memory
+    SetThreshold {
+        /// GiB, at least 0
+        #[arg(value_name = "GB", allow_negative_numbers = true)]
+        gigabytes: f64,
+    },
+    /// List, inspect and check plugins
+    Plugin {
+        #[command(subcommand)]
+        action: TypedPlugin,
+    },
+    /// Print what the plugins would do for an offer; nothing is downloaded, run or sent
+    Plan {
+        /// File with the offer's claim
+        #[arg(value_name = "OFFER.json")]
+        offer: PathBuf,
+        #[command(flatten)]
+        plugins: PluginFolder,
+        #[command(flatten)]
+        json: Json,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PluginFolder {
+    /// Folder of plugins; without it the built-in ones
+    #[arg(long, value_name = "DIR")]
+    pub(super) plugins: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Json {
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum TypedApproval {
+    /// Every worker on this machine; others wait
+    Auto,
+    /// Those that you approve
+    Manual,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TypedSubmit {
+    /// Kind of the job, such as image
+    #[arg(value_name = "KIND", required_unless_present = "offer")]
+    pub(super) kind: Option<String>,
+    /// What to make, in your words; for kinds that take a file, its URL
+    #[arg(
+        value_name = "TEXT",
+        required_unless_present = "offer",
+        allow_hyphen_values = true
+    )]
+    pub(super) text: Option<String>,
+    /// Model to use
+    #[arg(long, value_name = "NAME")]
+    pub(super) model: Option<String>,
+    /// Field of the task; a value that is JSON is taken as such (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(super) settings: Vec<String>,
+    /// JSON file that says where the model's files are
+    #[arg(long, value_name = "FILE")]
+    pub(super) model_source: Option<PathBuf>,
+    /// Send this claim as it is
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kind", "text", "model", "settings", "model_source"])]
+    pub(super) offer: Option<PathBuf>,
+    /// File to write the result to; without it JSON is printed and a file is named after the job
+    #[arg(short, long, value_name = "FILE", conflicts_with = "no_wait")]
+    pub(super) output: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Queue the job, print its id and end
+    #[arg(long)]
+    pub(super) no_wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TypedResults {
+    /// List them, oldest first; the same as without a word
+    List,
+    /// Show one, and with -o write it to a file
+    Show {
+        /// The result's id, or its job's
+        #[arg(value_name = "ID")]
+        id: String,
+        /// File to write it to
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Remove one, or all, for good
+    Remove {
+        /// The result's id, or its job's
+        #[arg(
+            value_name = "ID",
+            required_unless_present = "all",
+            conflicts_with = "all"
+        )]
+        id: Option<String>,
+        /// All of them
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TypedWorkers {
+    /// List them, those that wait first; the same as without a word
+    List,
+    /// Let a waiting worker in
+    Approve {
+        /// The registration request's id
+        #[arg(value_name = "REQUEST", value_parser = JobId::parse)]
+        request: JobId,
+    },
+    /// Turn a waiting worker away
+    Reject {
+        /// The registration request's id
+        #[arg(value_name = "REQUEST", value_parser = JobId::parse)]
+        request: JobId,
+        /// Why, for the worker's operator
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+    },
+    /// Remove a worker for good; its session ends
+    Remove {
+        /// The worker's id
+        #[arg(value_name = "WORKER", value_parser = JobId::parse)]
+        worker: JobId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TypedPlugin {
+    /// List the plugins of a folder and what they serve
+    List {
+        #[command(flatten)]
+        plugins: PluginFolder,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Show what one plugin file says of itself
+    Inspect {
+        /// The plugin
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Check plugin files by every rule of loading; exit 1 if one breaks a rule
+    Validate {
+        /// The plugins
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        json: Json,
+    },
+}

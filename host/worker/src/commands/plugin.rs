@@ -1,0 +1,153 @@
+//! `plugin`: what serves, what a file is, whether a file would be taken.
+
+use std::path::{Path, PathBuf};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use worker_config::{Paths, Settings};
+
+use crate::cli::Failure;
+use crate::client::Client;
+use crate::control::describe_plugins;
+use crate::{assemble, output};
+
+/// Lists the plugins of a folder, of the running worker, or those embedded.
+pub(crate) async fn list(
+    paths: &Paths,
+    settings: &Settings,
+    folder: Option<&Path>,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let running = if folder.is_none() {
+        Client::find(paths)?
+    } else {
+        None
+    };
+    let listed = match running {
+        Some(client) => {
+            let status = client.json(Method::GET, "/daemon/status", None).await?;
+            json!({ "plugins": status.get("plugins"), "refused": status.get("refused") })
+        }
+        None => offline(paths, settings, folder).await?,
+    };
+    if as_json {
+        return output::line(&serde_json::to_string_pretty(&listed)?);
+    }
+    for line in listing(&listed) {
+        output::line(&line)?;
+    }
+    Ok(())
+}
+
+async fn offline(
+    paths: &Paths,
+    settings: &Settings,
+    folder: Option<&Path>,
+) -> Result<Value, Failure> {
+    let sandbox = assemble::sandbox(paths)?;
+    let loaded = assemble::load(&sandbox, folder).await?;
+    let programs = assemble::programs(paths, settings)?;
+    programs.discover(&loaded.generation).await;
+    let refused: Vec<String> = loaded.refused.iter().map(ToString::to_string).collect();
+    Ok(json!({ "plugins": describe_plugins(&loaded.generation, &programs), "refused": refused }))
+}
+
+/// The plugins in a status document, a line each.
+pub(crate) fn listing(status: &Value) -> Vec<String> {
+    let list = |name: &str| {
+        status
+            .get(name)
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
+    };
+    let text = |value: &Value, name: &str| {
+        value
+            .get(name)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let mut lines = Vec::new();
+    for plugin in list("plugins") {
+        let digest: String = text(&plugin, "digest").chars().take(12).collect();
+        let kinds: Vec<String> = plugin
+            .get("kinds")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .map(|kind| text(kind, "kind"))
+            .collect();
+        let mut line = format!(
+            "{:<13}{} {} {} {digest} {}",
+            text(&plugin, "role"),
+            text(&plugin, "name"),
+            text(&plugin, "version"),
+            text(&plugin, "state"),
+            kinds.join(" ")
+        );
+        line.truncate(line.trim_end().len());
+        lines.push(line);
+        for missing in plugin
+            .get("missing")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            lines.push(format!(
+                "{:<13}not served: {}",
+                "",
+                missing.as_str().unwrap_or_default()
+            ));
+        }
+    }
+    lines.extend(
+        list("refused")
+            .iter()
+            .map(|refused| format!("{:<13}{}", "refused", refused.as_str().unwrap_or_default())),
+    );
+    lines
+}
+
+/// Shows what a file says of itself; nothing of it runs.
+pub(crate) fn inspect(file: &Path, as_json: bool) -> Result<(), Failure> {
+    let inspection = worker_plugins::inspect(file)?;
+    if as_json {
+        output::line(&serde_json::to_string_pretty(&inspection)?)
+    } else {
+        output::line(&inspection.to_string())
+    }
+}
+
+/// Checks files as loading would: structure, imports, grants, limits, one probe of each.
+pub(crate) async fn validate(
+    paths: &Paths,
+    files: &[PathBuf],
+    as_json: bool,
+) -> Result<(), Failure> {
+    let sandbox = assemble::sandbox(paths)?;
+    let (mut verdicts, mut refused) = (Vec::new(), 0usize);
+    for file in files {
+        let verdict = worker_plugins::validate(&sandbox, file).await;
+        refused += usize::from(verdict.is_err());
+        let (ok, told) = match verdict {
+            Ok(valid) => (true, valid.to_string()),
+            Err(refusal) => (false, refusal.to_string()),
+        };
+        if as_json {
+            verdicts.push(json!({ "file": file, "ok": ok, "verdict": told }));
+        } else {
+            output::line(&format!("{}: {told}", if ok { "ok" } else { "refused" }))?;
+        }
+    }
+    if as_json {
+        output::line(&serde_json::to_string_pretty(&verdicts)?)?;
+    }
+    match refused {
+        0 => Ok(()),
+        n => Err(Failure::new(format!(
+            "{n} of {} files would be refused",
+            files.len()
+        ))),
+    }
+}

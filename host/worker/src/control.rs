@@ -1,0 +1,171 @@
+//! The worker's own routes on the local API: health, status, pause, resume, shutdown.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
+use worker_plugins::{Generation, Refusal};
+use worker_runner::{Programs, Runner};
+use worker_session::States;
+use worker_wire::timestamp;
+
+use crate::VERSION;
+
+/// What the routes show and steer.
+pub(crate) struct Control {
+    pub(crate) runner: Runner,
+    pub(crate) programs: Arc<Programs>,
+    pub(crate) refused: Vec<Refusal>,
+    pub(crate) states: States,
+    pub(crate) config_path: PathBuf,
+    pub(crate) models_root: PathBuf,
+    pub(crate) studio: String,
+    pub(crate) embedded: bool,
+    pub(crate) url: String,
+    pub(crate) vram_threshold_gb: f32,
+    pub(crate) vram_total_gb: f32,
+    pub(crate) started: SystemTime,
+    /// Cancelled by `POST /daemon/shutdown`: the same as a first signal.
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// The route that needs no token.
+pub(crate) fn open_routes(control: Arc<Control>) -> Router {
+    Router::new()
+        .route("/healthz", get(health))
+        .with_state(control)
+}
+
+/// The routes behind the guard.
+pub(crate) fn guarded_routes(control: Arc<Control>) -> Router {
+    Router::new()
+        .route("/daemon/status", get(status))
+        .route("/daemon/pause", post(pause))
+        .route("/daemon/resume", post(resume))
+        .route("/daemon/shutdown", post(shutdown))
+        .with_state(control)
+}
+
+async fn health(State(control): State<Arc<Control>>) -> Json<Value> {
+    Json(json!({
+        "ok": true,
+        "version": VERSION,
+        "busy": control.runner.current().is_some(),
+        "engine": "multi",
+        "modelsRoot": control.models_root,
+    }))
+}
+
+async fn pause(State(control): State<Arc<Control>>) -> Json<Value> {
+    control.runner.set_paused(true);
+    Json(json!({ "paused": true }))
+}
+
+async fn resume(State(control): State<Arc<Control>>) -> Json<Value> {
+    control.runner.set_paused(false);
+    Json(json!({ "paused": false }))
+}
+
+async fn shutdown(State(control): State<Arc<Control>>) -> (StatusCode, Json<Value>) {
+    control.shutdown.cancel();
+    (StatusCode::ACCEPTED, Json(json!({ "ok": true })))
+}
+
+async fn status(State(control): State<Arc<Control>>) -> Json<Value> {
+    Json(control.status())
+}
+
+impl Control {
+    fn status(&self) -> Value {
+        let generation = self.runner.generation();
+        let registration = self.states.registration().borrow().clone();
+        let session = self.states.session().borrow().clone();
+        let heartbeat = self.states.heartbeat().borrow().clone();
+        let current = self.runner.current();
+        json!({
+            "version": VERSION,
+            "pid": std::process::id(),
+            "startedAt": timestamp(self.started),
+            "configPath": self.config_path,
+            "studio": self.studio,
+            "embedded": self.embedded,
+            "localApiUrl": self.url,
+            "paused": self.runner.paused(),
+            "busy": current.is_some(),
+            "registration": registration,
+            "session": session,
+            "heartbeat": heartbeat,
+            "vramTotalGb": self.vram_total_gb,
+            "vramThresholdGb": self.vram_threshold_gb,
+            "currentJobId": current.as_ref().map(|job| job.job_id.to_string()),
+            "currentJob": current.map(|job| json!({
+                "jobId": job.job_id.as_str(),
+                "kind": job.kind,
+                "model": job.model,
+                "stage": job.stage,
+                "startedAt": timestamp(job.since),
+                "progress": job.progress,
+            })),
+            "generation": generation.id(),
+            "plugins": describe_plugins(&generation, &self.programs),
+            "refused": self.refused.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// The plugins of a generation, for `status` and `plugin list`.
+pub(crate) fn describe_plugins(generation: &Generation, programs: &Programs) -> Vec<Value> {
+    let mut listed = Vec::new();
+    for engine in generation.engines() {
+        let kinds: Vec<Value> = engine
+            .description()
+            .kinds
+            .iter()
+            .map(|kind| json!({ "kind": kind.kind, "models": kind.models }))
+            .collect();
+        let missing: Vec<String> = programs
+            .missing(engine)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let own = [
+            ("engines", json!(engine.description().engines)),
+            ("kinds", json!(kinds)),
+            ("serves", json!(programs.all_there(engine))),
+            ("missing", json!(missing)),
+        ];
+        let mut entry = plugin_entry("engine", engine.identity());
+        entry.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        listed.push(Value::Object(entry));
+    }
+    let router = std::iter::once(("router", generation.router().identity()));
+    let finishers = generation
+        .finishers()
+        .iter()
+        .map(|finisher| ("finisher", finisher.identity()));
+    listed.extend(
+        router
+            .chain(finishers)
+            .map(|(role, identity)| Value::Object(plugin_entry(role, identity))),
+    );
+    listed
+}
+
+fn plugin_entry(role: &str, identity: &worker_plugins::Identity) -> Map<String, Value> {
+    [
+        ("name", identity.name.as_str()),
+        ("role", role),
+        ("version", &identity.version),
+        ("digest", &identity.digest),
+        ("state", "active"),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.into()))
+    .collect()
+}

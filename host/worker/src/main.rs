@@ -1,0 +1,127 @@
+//! Runs generation jobs of a studio on this machine, through sandboxed plugins.
+//!
+//! This binary is the command line and the wiring; every part it puts together is a crate of its own under `host/`.
+
+mod assemble;
+mod cli;
+mod client;
+mod commands;
+mod compose;
+mod control;
+mod embedded;
+mod local;
+mod logging;
+mod narrate;
+mod output;
+mod side;
+mod signals;
+mod studio;
+mod worker;
+
+use std::process::ExitCode;
+
+use worker_config::{ConfigFile, Environment, Paths, Settings};
+
+use crate::cli::{Command, Failure, Invocation, Output, Plugins};
+
+/// Version of the worker, as studios and operators see it.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn main() -> ExitCode {
+    let invocation = match cli::invocation(std::env::args_os()) {
+        Ok(invocation) => invocation,
+        Err(usage) => usage.exit(),
+    };
+    match start(invocation) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            cli::report(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(invocation: Invocation) -> Result<(), Failure> {
+    let path = Paths::config(invocation.config.as_deref())?;
+    // Mends a configuration that the others could not be started with.
+    if let Command::Register(asked) = &invocation.command {
+        return commands::register::run(&path, asked, &mut Output::standard());
+    }
+    let file = ConfigFile::load(&path)?;
+    let settings = Settings::resolve(&file, &Environment::of_process())?;
+    let paths = Paths::new(&path, &settings);
+    logging::start(&settings.log);
+    for warning in &settings.warnings {
+        tracing::warn!(target: "worker", "{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(dispatch(invocation.command, paths, settings));
+    // A thread that is still busy with a file or a guest must not hold up the exit.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn dispatch(command: Command, paths: Paths, settings: Settings) -> Result<(), Failure> {
+    match command {
+        Command::Run { plugins } => {
+            let stop = signals::Stop::on_signals()?;
+            worker::run(
+                worker::Options {
+                    paths,
+                    settings,
+                    plugins,
+                },
+                stop,
+            )
+            .await
+        }
+        Command::Studio {
+            listen,
+            plugins,
+            approval,
+        } => {
+            let stop = signals::Stop::on_signals()?;
+            studio::run(
+                studio::Options {
+                    paths,
+                    settings,
+                    listen,
+                    plugins,
+                    approval,
+                },
+                stop,
+            )
+            .await
+        }
+        Command::Submit(submission) => commands::submit::run(&paths, &submission).await,
+        Command::Cancel { job } => commands::cancel::run(&paths, &job).await,
+        Command::Pause => commands::pause::run(&paths, true).await,
+        Command::Resume => commands::pause::run(&paths, false).await,
+        Command::Workers { action, json } => commands::workers::run(&paths, &action, json).await,
+        Command::Status { json } => commands::status::run(&paths, &settings, json).await,
+        Command::Plugin(Plugins::List { folder, json }) => {
+            commands::plugin::list(&paths, &settings, folder.as_deref(), json).await
+        }
+        Command::Plugin(Plugins::Inspect { file, json }) => commands::plugin::inspect(&file, json),
+        Command::Plugin(Plugins::Validate { files, json }) => {
+            commands::plugin::validate(&paths, &files, json).await
+        }
+        Command::Plan {
+            offer,
+            plugins,
+            json,
+        } => commands::plan::run(&paths, &settings, &offer, plugins.as_deref(), json).await,
+        Command::Register(_) => Ok(()),
+        Command::SetThreshold { gigabytes } => {
+            commands::set_threshold::run(&paths.config, gigabytes, &mut Output::standard())
+        }
+        Command::Config { json } => {
+            commands::config::run(&paths.config, json, &mut Output::standard())
+        }
+        Command::Results { action, json } => {
+            commands::results::run(&paths.aside, &action, json, &mut Output::standard())
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! One running worker: its parts put together, started in order and ended in order.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio_util::sync::CancellationToken;
+use worker_config::{Announced, DaemonLock, Discovery, Paths, Settings};
+use worker_delivery::Delivery;
+use worker_plugins::Loaded;
+use worker_runner::Runner;
+use worker_session::{LogShipper, SessionOptions, States, Transport};
+use worker_studio::Studio;
+
+use crate::control::Control;
+use crate::side::Side;
+use crate::signals::Stop;
+use crate::{VERSION, assemble, local, narrate};
+
+/// How long a cancelled job may take to end its programs and say so. The group is killed well before.
+const ABANDON_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long results that were sent are waited for to be acknowledged before the worker goes. They are on disk
+/// either way.
+const ACK_LIMIT: Duration = Duration::from_secs(2);
+
+/// What `run` was asked for.
+pub(crate) struct Options {
+    pub(crate) paths: Paths,
+    pub(crate) settings: Settings,
+    pub(crate) plugins: Option<std::path::PathBuf>,
+}
+
+/// A worker that is up.
+struct Up {
+    runner: Runner,
+    delivery: Arc<Delivery>,
+    states: States,
+    session: tokio::task::JoinHandle<Result<(), worker_session::SessionError>>,
+    session_stop: CancellationToken,
+    server: tokio::task::JoinHandle<()>,
+    server_stop: CancellationToken,
+    studio: Option<Arc<Studio>>,
+    looking: tokio::task::JoinHandle<()>,
+    shutdown: CancellationToken,
+    _lock: DaemonLock,
+    _discovery: Announced,
+}
+
+/// Runs a worker until it is told to stop, or the studio says something only an operator can mend.
+pub(crate) async fn run(options: Options, stop: Stop) -> Result<(), crate::cli::Failure> {
+    let lock = match local::lock(&options.paths)? {
+        Some(lock) => lock,
+        None => return Ok(()),
+    };
+    let drain_timeout = options.settings.drain_timeout;
+    let mut up = start(options, lock).await?;
+    let ended = tokio::select! {
+        ended = &mut up.session => Some(ended),
+        () = stop.finish.cancelled() => None,
+        () = up.shutdown.cancelled() => None,
+    };
+    match ended {
+        Some(ended) => {
+            // The studio will have no more of this worker: the job in hand has nobody to go to.
+            up.runner.drain();
+            up.runner.abandon();
+            let _ = tokio::time::timeout(ABANDON_LIMIT, up.runner.idle()).await;
+            up.close().await;
+            ended.map_err(|error| {
+                crate::cli::Failure::new(format!("the session broke: {error}"))
+            })??;
+            Ok(())
+        }
+        None => {
+            up.drain(&stop, drain_timeout).await;
+            up.close().await;
+            Ok(())
+        }
+    }
+}
+
+async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Failure> {
+    let Options {
+        paths,
+        settings,
+        plugins,
+    } = options;
+    let shutdown = CancellationToken::new();
+    let sandbox = assemble::sandbox(&paths)?;
+    let loading = assemble::load(&sandbox, plugins.as_deref());
+    let listening = local::listen(&settings);
+    let (loaded, listener) = tokio::join!(loading, listening);
+    let (
+        Loaded {
+            generation,
+            refused,
+        },
+        listener,
+    ) = (loaded?, listener?);
+
+    let programs = assemble::programs(&paths, &settings)?;
+    programs.discover(&generation).await;
+    let log = LogShipper::new();
+    let url = local::url_of(&listener)?;
+    let token = worker_config::local_api_token(&paths, &settings)?;
+    let (base, studio, identity) =
+        assemble::studio(&paths, &settings, &url, &token, &generation).await?;
+    let transport = Transport::new(&base)?;
+    let delivery = assemble::delivery(&paths, &log)?;
+    let runner = assemble::runner(
+        &paths,
+        &settings,
+        generation,
+        programs.clone(),
+        delivery.clone(),
+        &log,
+    )
+    .await?;
+
+    let states = States::new();
+    let control = Arc::new(Control {
+        runner: runner.clone(),
+        programs: programs.clone(),
+        refused,
+        states: states.clone(),
+        config_path: paths.config.clone(),
+        models_root: settings.models_root.clone(),
+        studio: base.to_string(),
+        embedded: studio.is_some(),
+        url: url.clone(),
+        vram_threshold_gb: settings.vram_threshold_gb as f32,
+        vram_total_gb: runner.capabilities().vram_total_gb,
+        started: SystemTime::now(),
+        shutdown: shutdown.clone(),
+    });
+    let server_stop = CancellationToken::new();
+    let router = local::router(studio.as_ref(), &token, control);
+    let server = tokio::spawn(worker_studio::serve(listener, router, server_stop.clone()));
+    let discovery = Discovery {
+        url: url.clone(),
+        token: token.clone(),
+    }
+    .announce(&paths.discovery)?;
+    narrate::started(&base, studio.is_some(), &url, &paths, &runner)?;
+
+    let session_stop = CancellationToken::new();
+    let session = tokio::spawn(worker_session::run(
+        SessionOptions {
+            base,
+            identity,
+            worker: Arc::new(Side {
+                runner: runner.clone(),
+                delivery: delivery.clone(),
+            }),
+            log,
+            states: states.clone(),
+            transport,
+            reconnect_attempts: settings.reconnect_attempts,
+            timing: worker_session::Timing::default(),
+            agent_version: VERSION.to_owned(),
+        },
+        session_stop.clone(),
+    ));
+    let looking = tokio::spawn({
+        let runner = runner.clone();
+        async move { programs.keep_looking(|| runner.generation()).await }
+    });
+    Ok(Up {
+        runner,
+        delivery,
+        states,
+        session,
+        session_stop,
+        server,
+        server_stop,
+        studio,
+        looking,
+        shutdown,
+        _lock: lock,
+        _discovery: discovery,
+    })
+}
+
+impl Up {
+    /// Finishes the job in hand; at the limit, or at a second signal, cancels it.
+    async fn drain(&mut self, stop: &Stop, limit: Duration) {
+        self.runner.drain();
+        let in_time = tokio::select! {
+            () = self.runner.idle() => true,
+            () = stop.now.cancelled() => false,
+            () = tokio::time::sleep(limit) => {
+                tracing::warn!(target: "worker", seconds = limit.as_secs(), "the job in hand did not finish in time");
+                false
+            }
+        };
+        if !in_time {
+            self.runner.abandon();
+            if tokio::time::timeout(ABANDON_LIMIT, self.runner.idle())
+                .await
+                .is_err()
+            {
+                tracing::error!(target: "worker", "the job in hand does not end; going all the same");
+            }
+        }
+        // A result that was sent is on disk until it is acknowledged; most are within milliseconds.
+        let _ = tokio::time::timeout(ACK_LIMIT, self.acknowledged()).await;
+    }
+
+    async fn acknowledged(&self) {
+        while self.delivery.spool().waiting().is_none_or(|left| left > 0) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Ends everything in the order in which it depends on each other.
+    async fn close(self) {
+        self.looking.abort();
+        self.session_stop.cancel();
+        if !self.session.is_finished() {
+            // The session bounds its own end; what it says was logged by it.
+            let _ = self.session.await;
+        }
+        self.delivery.stop().await;
+        self.server_stop.cancel();
+        let _ = self.server.await;
+        if let Some(studio) = &self.studio {
+            studio.close().await;
+        }
+        tracing::info!(target: "worker", session = ?*self.states.session().borrow(), "stopped");
+    }
+}

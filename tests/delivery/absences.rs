@@ -1,0 +1,117 @@
+//! A studio that vanishes with a job in hand.
+
+use rustix::process::{Pid, Signal};
+use serde_json::json;
+use worker_tests::wait::until;
+use worker_tests::{FileServer, Home, Peer, ScriptedStudio, SdCli, Worker, built, offers};
+
+use crate::{aside, one_aside, spooled};
+
+/// A job in the stand-in that takes a few seconds, and a studio that is gone meanwhile.
+async fn gone_mid_job(studio: &ScriptedStudio, home: &Home, sd: &SdCli, mode: &str) -> Worker {
+    sd.mode(mode);
+    let files = FileServer::start().await;
+    let path = sd.path();
+    let worker = home.start_with(&built::root().join("plugins"), &sd.env(&path));
+    let mut peer = studio.welcomed().await;
+    let model = offers::model_file("diffusion-model", &files.put("m.gguf", "GGUF"), "m.gguf");
+    peer.accepted(&offers::sd_image("job-1", vec![model], &json!({})))
+        .await;
+    until("the program's start", || {
+        sd.events()
+            .iter()
+            .find(|e| e["event"] == "generate")
+            .cloned()
+    })
+    .await;
+    studio.vanish().await;
+    drop(peer);
+    worker
+}
+
+#[tokio::test]
+async fn the_job_goes_on_and_its_picture_is_posted_when_the_studio_is_back() {
+    let (studio, sd) = (ScriptedStudio::start().await, SdCli::install());
+    let home = Home::approved(&studio.base());
+    let _worker = gone_mid_job(&studio, &home, &sd, "slow 3000").await;
+    until("a result that waits", || (spooled(&home) > 0).then_some(())).await;
+    assert!(studio.calls("complete").is_empty());
+    studio.come_back().await;
+    let mut peer = studio.welcomed().await;
+    assert_eq!(studio.called("complete", 1).await[0].path, "w-1/job-1");
+    until("an empty spool", || (spooled(&home) == 0).then_some(())).await;
+    assert_eq!(sd.runs().len(), 1, "it was not made twice");
+    assert!(aside(&home).await.is_empty());
+    peer.accepted(&offers::chat("job-2", "x")).await;
+    peer.expect_result().await;
+}
+
+#[tokio::test]
+async fn while_the_old_job_runs_the_new_session_hears_of_it_and_nothing_else() {
+    let (studio, sd) = (ScriptedStudio::start().await, SdCli::install());
+    let home = Home::approved(&studio.base());
+    sd.mode("slow 20000");
+    let files = FileServer::start().await;
+    let path = sd.path();
+    let _worker = home.start_with(&built::root().join("plugins"), &sd.env(&path));
+    let mut peer = studio.welcomed().await;
+    let model = offers::model_file("diffusion-model", &files.put("m.gguf", "GGUF"), "m.gguf");
+    peer.accepted(&offers::sd_image("job-1", vec![model], &json!({})))
+        .await;
+    until("the program's start", || {
+        sd.events()
+            .iter()
+            .find(|e| e["event"] == "generate")
+            .cloned()
+    })
+    .await;
+    drop(peer);
+    let mut peer: Peer = studio.welcomed().await;
+    let beat = peer.expect("heartbeat").await;
+    assert_eq!(beat["currentJobId"], "job-1");
+    let (code, _) = peer.rejected(&offers::chat("job-2", "x")).await;
+    assert_eq!(code, "busy");
+}
+
+#[tokio::test]
+async fn a_json_result_of_the_lost_session_follows_the_rule_of_the_next() {
+    for resume in [true, false] {
+        let studio = ScriptedStudio::start().await;
+        let home = Home::approved(&studio.base());
+        let _worker = home.start();
+        let mut peer = studio.welcomed_with(&["resume"]).await;
+        peer.accepted(&offers::chat("job-1", "x")).await;
+        let sent = peer.expect("completeJson").await;
+        drop(peer);
+        if resume {
+            let mut peer = studio.welcomed_with(&["resume"]).await;
+            assert_eq!(peer.expect_result().await, sent);
+            until("an empty spool", || (spooled(&home) == 0).then_some(())).await;
+        } else {
+            let _peer = studio.welcomed().await;
+            assert_eq!(one_aside(&home).await["result"], sent["result"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failure_of_the_lost_session_is_not_said_to_a_studio_without_resume() {
+    let (studio, sd) = (ScriptedStudio::start().await, SdCli::install());
+    let home = Home::approved(&studio.base());
+    let worker = gone_mid_job(&studio, &home, &sd, "hang").await;
+    let pid = i32::try_from(sd.runs()[0]["pid"].as_i64().unwrap()).unwrap();
+    rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    worker
+        .status("the job's end", |status| status["busy"] == false)
+        .await;
+    studio.come_back().await;
+    let mut peer = studio.welcomed().await;
+    let kept = one_aside(&home).await;
+    assert_eq!(kept["jobId"], "job-1");
+    assert!(
+        kept["failure"].as_str().unwrap().contains("SIGKILL"),
+        "{kept}"
+    );
+    peer.accepted(&offers::chat("job-2", "x")).await;
+    assert_eq!(peer.expect_result().await["jobId"], "job-2");
+}

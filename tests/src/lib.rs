@@ -1,0 +1,34 @@
+//! What the whole-program tests are made of: the built worker in a folder of its own, a studio that does as it is told,
+//! programs that stand in for real ones, and independent readers of what comes out.
+//!
+//! Nothing here links the worker. A test sees what an operator or a studio sees: processes, files, frames, bytes. Every
+//! wait has the same bound and polls for a state; nothing depends on how long something took. What a test starts ends
+//! with it, by process group.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failed expectation is what a test is for"
+)]
+
+pub mod api;
+pub mod built;
+pub mod files;
+pub mod folder;
+pub mod home;
+pub mod media;
+pub mod multipart;
+pub mod offers;
+pub mod sd_cli;
+pub mod studio;
+pub mod wait;
+pub mod worker;
+
+pub use api::Api;
+pub use files::FileServer;
+pub use folder::PluginFolder;
+pub use home::{Ended, Home};
+pub use sd_cli::SdCli;
+pub use studio::{Peer, Reply, ScriptedStudio};
+pub use worker::Worker;
