@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::ending::RunError;
 use crate::environment::{check_env_name, check_env_value};
-use crate::run::RunError;
+use crate::sandbox::SandboxPolicy;
+use crate::watch::Clock;
 
 /// What a program reads on standard input.
 #[derive(Debug, Clone)]
@@ -31,6 +33,16 @@ pub struct Limits {
     /// From the request to end until the group is killed. Smaller cuts off a program that is writing its result's last
     /// bytes; larger keeps the GPU from the next job.
     pub grace: Duration,
+    /// Longest that it may print nothing, on either stream. None: as long as it likes.
+    pub silence: Option<Duration>,
+    /// Longest from its start to its first progress: what it needs to load. None: as long as it likes.
+    pub first_progress: Option<Duration>,
+    /// Longest from one progress to the next. None: as long as it likes.
+    pub next_progress: Option<Duration>,
+    /// Most bytes that the folders of [`Invocation::written`] may hold while it runs.
+    pub written_bytes: u64,
+    /// Most bytes of a single file that it writes; the kernel ends it there. None: no bound.
+    pub file_bytes: Option<u64>,
     /// Most arguments.
     pub arguments: usize,
     /// Most bytes of all arguments together, their ends counted.
@@ -44,6 +56,11 @@ impl Default for Limits {
             tail_lines: 200,
             stdout_bytes: 2 << 30,
             grace: Duration::from_secs(5),
+            silence: None,
+            first_progress: None,
+            next_progress: None,
+            written_bytes: 8 << 30,
+            file_bytes: None,
             arguments: 1024,
             argument_bytes: 128 * 1024,
         }
@@ -73,6 +90,12 @@ pub struct Invocation {
     pub limits: Limits,
     /// Folder of shared objects beside the program, for the loader. See [`crate::library_dir`].
     pub library_dir: Option<PathBuf>,
+    /// Told by whoever reads its lines, each time that the program's work has gone on.
+    pub progress: Clock,
+    /// Folders that it writes to and that are looked at while it runs; see [`Limits::written_bytes`].
+    pub written: Vec<PathBuf>,
+    /// What it may reach. None: whatever the worker's user may.
+    pub sandbox: Option<SandboxPolicy>,
 }
 
 impl Invocation {
@@ -90,6 +113,9 @@ impl Invocation {
             timeout,
             limits: Limits::default(),
             library_dir: None,
+            progress: Clock::default(),
+            written: Vec::new(),
+            sandbox: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! program sees nothing of the worker's environment but what it is given, that it cannot outlive its time, its job or the
 //! worker, and that whatever it prints, and however much, costs a bounded amount of memory.
 
+mod ending;
 mod environment;
 mod exec;
 mod find;
@@ -11,13 +12,22 @@ mod group;
 mod invocation;
 mod lines;
 mod machine;
+mod memory;
 mod output;
+mod processes;
 mod programs;
 mod run;
+mod running;
+mod sandbox;
+mod watch;
 
+pub use ending::{Exit, RunError, Stall};
 pub use environment::{EnvironmentRefusal, check_env_name, library_dir};
 pub use find::{FindError, Found, Origin, Wanted, find, is_interpreter};
 pub use invocation::{Invocation, Limits, Stdin};
 pub use machine::{Gpu, Machine, MachineState, gib};
 pub use programs::{DigestError, ProbeError, ProbeLimits, Programs};
-pub use run::{Exit, RunError, run};
+pub use run::run;
+pub use running::{Running, start};
+pub use sandbox::SandboxPolicy;
+pub use watch::Clock;

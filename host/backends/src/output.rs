@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::lines::{Ending, Splitter, Tail};
+use crate::watch::Clock;
 
 /// How often lines are handed on. Smaller calls a plugin more often for no gain; larger makes progress jump.
 const EVERY: Duration = Duration::from_millis(100);
@@ -38,10 +39,11 @@ pub(crate) struct Stream {
     due: Option<Instant>,
     /// The unfinished line as it was last handed on.
     shown: Option<String>,
+    clock: Clock,
 }
 
 impl Stream {
-    pub(crate) fn new(sender: mpsc::Sender<Vec<String>>, tail: Tail) -> Self {
+    pub(crate) fn new(sender: mpsc::Sender<Vec<String>>, tail: Tail, clock: Clock) -> Self {
         Self {
             splitter: Splitter::default(),
             tail,
@@ -49,7 +51,13 @@ impl Stream {
             waiting: Vec::new(),
             due: None,
             shown: None,
+            clock,
         }
+    }
+
+    /// Told whenever something is read.
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock.clone()
     }
 
     /// Reads to the end of the stream. Dropped earlier, it loses nothing that was read.
@@ -72,6 +80,7 @@ impl Stream {
     }
 
     fn take(&mut self, bytes: &[u8]) {
+        self.clock.now();
         let Self {
             splitter,
             tail,
@@ -127,12 +136,14 @@ pub(crate) async fn keep(
     mut file: File,
     limit: u64,
     problem: mpsc::Sender<Problem>,
+    clock: Clock,
 ) {
     let mut buffer = vec![0; 256 * 1024];
     let mut total: u64 = 0;
     let mut broken = false;
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         total = total.saturating_add(length as u64);
+        clock.now();
         if broken {
             continue;
         }

@@ -16,9 +16,10 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::ending::RunError;
 use crate::environment::library_dir;
 use crate::invocation::Invocation;
-use crate::run::{RunError, run};
+use crate::run::run;
 
 /// Remembered digests and answers; beyond this all are forgotten. A worker has some dozen programs.
 const REMEMBERED: usize = 1024;

@@ -1,0 +1,85 @@
+//! What the system knows of running processes. Linux only: elsewhere nothing is known.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+
+/// Bytes of memory that the processes of a group hold and that the system cannot take back by itself: their own and
+/// shared memory, not mapped files.
+pub(crate) fn memory_of_group(group: i32) -> u64 {
+    members(group)
+        .map(|pid| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let held = |name: &str| kib(&status, name).unwrap_or(0);
+            (held("RssAnon:") + held("RssShmem:")).saturating_mul(1024)
+        })
+        .sum()
+}
+
+/// Bytes of the files that the processes of a group hold open although they have no name any more.
+pub(crate) fn deleted_bytes_of_group(group: i32) -> u64 {
+    let mut seen = std::collections::HashSet::new();
+    let mut sum: u64 = 0;
+    for pid in members(group) {
+        let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+            continue;
+        };
+        for descriptor in open.flatten() {
+            let Ok(metadata) = std::fs::metadata(descriptor.path()) else {
+                continue;
+            };
+            let nameless = metadata.is_file() && metadata.nlink() == 0;
+            if nameless && seen.insert((metadata.dev(), metadata.ino())) {
+                sum = sum.saturating_add(size(&metadata));
+            }
+        }
+    }
+    sum
+}
+
+/// The larger of a file's length and of what it takes on the disk.
+pub(crate) fn size(metadata: &Metadata) -> u64 {
+    metadata.len().max(metadata.blocks().saturating_mul(512))
+}
+
+fn kib(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// The processes of a group.
+fn members(group: i32) -> impl Iterator<Item = u32> {
+    all().filter(move |pid| group != 0 && stat(*pid).is_some_and(|stat| stat.group == group))
+}
+
+/// Every process that can be seen.
+pub(crate) fn all() -> impl Iterator<Item = u32> {
+    std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// What is taken from `/proc/PID/stat`.
+pub(crate) struct Stat {
+    pub(crate) state: char,
+    pub(crate) group: i32,
+    pub(crate) session: i32,
+}
+
+pub(crate) fn stat(pid: u32) -> Option<Stat> {
+    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in brackets, may hold anything.
+    let after = text.iter().rposition(|byte| *byte == b')')? + 1;
+    let rest = std::str::from_utf8(text.get(after..)?).ok()?;
+    let mut words = rest.split_whitespace();
+    let state = words.next()?.chars().next()?;
+    let _parent = words.next()?;
+    let group = words.next()?.parse().ok()?;
+    let session = words.next()?.parse().ok()?;
+    Some(Stat {
+        state,
+        group,
+        session,
+    })
+}

@@ -1,0 +1,201 @@
+//! Looks after a running program's limits: silence, progress, disk, memory.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::ending::Stall;
+use crate::invocation::Invocation;
+use crate::processes;
+use crate::running::Ended;
+
+/// How often is looked. Smaller costs the worker more; larger lets a fast writer put more on the disk, and a fast
+/// allocator take more memory, before it is ended.
+const EVERY: Duration = Duration::from_millis(200);
+/// Most files that are added up, and most folders in folders. A program that makes more has made too many.
+const MOST_ENTRIES: u64 = 100_000;
+
+/// When something last happened, for a task that happens to look. Cheap to clone; clones are one clock.
+#[derive(Debug, Clone)]
+pub struct Clock {
+    /// What `since` counts from.
+    began: Instant,
+    /// Milliseconds from `began` to the last time, plus one; 0 for never.
+    since: Arc<AtomicU64>,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            since: Arc::default(),
+        }
+    }
+}
+
+impl Clock {
+    /// It happened now.
+    pub fn now(&self) {
+        let passed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        self.since.store(passed + 1, Ordering::Relaxed);
+    }
+
+    /// When it last happened.
+    fn last(&self) -> Option<Instant> {
+        let passed = self.since.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.began + Duration::from_millis(passed))
+    }
+}
+
+/// The limits of one program.
+pub(crate) struct Watch {
+    tick: tokio::time::Interval,
+    started: Instant,
+    output: Clock,
+    progress: Clock,
+    silence: Option<Duration>,
+    first_progress: Option<Duration>,
+    next_progress: Option<Duration>,
+    written: Vec<PathBuf>,
+    written_bytes: u64,
+    memory: Option<u64>,
+    group: i32,
+}
+
+impl Watch {
+    pub(crate) fn new(invocation: &Invocation, group: i32) -> Self {
+        let mut tick = tokio::time::interval(EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first comes at once: nothing can be over a limit yet.
+        tick.reset();
+        let limits = &invocation.limits;
+        Self {
+            tick,
+            started: Instant::now(),
+            output: Clock::default(),
+            progress: invocation.progress.clone(),
+            silence: limits.silence,
+            first_progress: limits.first_progress,
+            next_progress: limits.next_progress,
+            written: invocation.written.clone(),
+            written_bytes: limits.written_bytes,
+            memory: invocation
+                .sandbox
+                .as_ref()
+                .and_then(|policy| policy.memory_bytes),
+            group,
+        }
+    }
+
+    /// To be told whenever the program prints.
+    pub(crate) fn output(&self) -> Clock {
+        self.output.clone()
+    }
+
+    /// Comes back when a limit is reached, with which.
+    pub(crate) async fn reached(&mut self) -> Ended {
+        loop {
+            self.tick.tick().await;
+            if let Some(stall) = self.stalled() {
+                return Ended::Stalled(stall);
+            }
+            let (written, bound) = (self.written.clone(), self.written_bytes);
+            let (group, memory) = (self.group, self.memory);
+            if written.is_empty() && memory.is_none() {
+                continue;
+            }
+            let looked = tokio::task::spawn_blocking(move || {
+                if !written.is_empty() && is_over(&written, group, bound) {
+                    return Some(Ended::TooMuchDisk);
+                }
+                let most = memory?;
+                (processes::memory_of_group(group) > most).then_some(Ended::TooMuchMemory)
+            });
+            if let Ok(Some(ended)) = looked.await {
+                return ended;
+            }
+        }
+    }
+
+    fn stalled(&self) -> Option<Stall> {
+        let over = |limit: Option<Duration>, last: Option<Instant>| {
+            limit.is_some_and(|limit| last.unwrap_or(self.started).elapsed() > limit)
+        };
+        let progress = self.progress.last();
+        if over(self.silence, self.output.last()) {
+            Some(Stall::Silent)
+        } else if progress.is_none() && over(self.first_progress, None) {
+            Some(Stall::Starting)
+        } else if progress.is_some() && over(self.next_progress, progress) {
+            Some(Stall::Working)
+        } else {
+            None
+        }
+    }
+}
+
+/// Whether the folders hold more than `bound` bytes, files that were deleted but are still open in the group counted.
+fn is_over(folders: &[PathBuf], group: i32, bound: u64) -> bool {
+    let mut sum = Sum {
+        bytes: 0,
+        left: MOST_ENTRIES,
+    };
+    let fits = folders.iter().all(|folder| sum.add(folder));
+    let deleted = processes::deleted_bytes_of_group(group);
+    !fits || sum.bytes.saturating_add(deleted) > bound
+}
+
+struct Sum {
+    bytes: u64,
+    left: u64,
+}
+
+impl Sum {
+    /// Adds up a folder without following links. False when it holds too many entries.
+    fn add(&mut self, folder: &Path) -> bool {
+        let mut folders = vec![folder.to_owned()];
+        while let Some(folder) = folders.pop() {
+            // What goes away meanwhile, or is closed to us, counts nothing.
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                let Some(left) = self.left.checked_sub(1) else {
+                    return false;
+                };
+                self.left = left;
+                let Ok(metadata) = entry.metadata() else {
+                    continue;
+                };
+                if metadata.is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    self.bytes = self.bytes.saturating_add(processes::size(&metadata));
+                }
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_added_up_with_what_lies_deeper_and_links_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("deeper")).unwrap();
+        std::fs::write(dir.path().join("deeper/a"), vec![0; 100_000]).unwrap();
+        std::fs::write(dir.path().join("b"), vec![0; 100_000]).unwrap();
+        std::os::unix::fs::symlink("/", dir.path().join("root")).unwrap();
+        let folders = [dir.path().to_owned()];
+        let nobody = 0;
+        assert!(is_over(&folders, nobody, 199_999));
+        assert!(!is_over(&folders, nobody, 300_000));
+        // A hole counts as what it would be once filled.
+        let hole = std::fs::File::create(dir.path().join("hole")).unwrap();
+        hole.set_len(10 << 30).unwrap();
+        assert!(is_over(&folders, nobody, 9 << 30));
+    }
+}
