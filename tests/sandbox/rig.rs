@@ -21,7 +21,8 @@ impl Rig {
         let bin = home.path(".local/bin");
         fs::create_dir_all(&bin).unwrap();
         fs::copy(built::hostile_program(), bin.join("stand-in")).unwrap();
-        let grant = "[plugins.scripted]\nprograms = [\"stand-in\"]";
+        let grant =
+            "[plugins.scripted]\nprograms = [\"stand-in\"]\nenvironment = [\"STAND_IN_MODE\"]";
         let folder = PluginFolder::first_party().add("scripted").grant(grant);
         let worker = home.start_with(folder.path(), &[]);
         let api = worker.connected().await;

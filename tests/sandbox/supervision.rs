@@ -111,7 +111,10 @@ async fn floods_closed_streams_and_aborts_are_told_as_they_are() {
     let outcome = rig
         .run(
             "flood",
-            &["shell", "yes the same line | head -c 60000000; echo last"],
+            &[
+                "shell",
+                "yes the same line | head -c 60000000; echo; echo last",
+            ],
         )
         .await;
     assert_eq!(said(&outcome), "last");
