@@ -12,6 +12,7 @@
 
 mod calls;
 mod reference;
+mod spawn;
 mod starts;
 mod wire;
 
@@ -31,6 +32,8 @@ fn main() {
         calls::measure().await;
         println!("-- synthetic jobs over the wire, one after another");
         wire::measure().await;
+        println!("-- image jobs through a program that takes no time");
+        spawn::measure().await;
         println!("-- start and idling");
         starts::measure().await;
     });

@@ -81,7 +81,7 @@ async fn times(studio: &ScriptedStudio, worker: Worker) -> Vec<Duration> {
 }
 
 /// One job, offered again where the worker has not freed its slot yet; the time counts from the offer it took.
-async fn one(studio: &ScriptedStudio, peer: &mut Peer, claim: &Value) -> Duration {
+pub(crate) async fn one(studio: &ScriptedStudio, peer: &mut Peer, claim: &Value) -> Duration {
     let uploads = studio.calls("complete").len();
     let is_media = !["llm", "audio_stt"]
         .iter()

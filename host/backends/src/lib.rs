@@ -14,6 +14,10 @@ mod lines;
 mod machine;
 mod marker;
 mod memory;
+#[cfg(target_os = "linux")]
+mod orphans;
+#[cfg(not(target_os = "linux"))]
+#[path = "orphans_elsewhere.rs"]
 mod orphans;
 mod output;
 mod processes;

@@ -16,7 +16,9 @@ use std::time::Duration;
 use rustix::process::{Pid, test_kill_process};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use worker_backends::{EnvironmentRefusal, Exit, Invocation, RunError, Stdin, run};
+use worker_backends::{
+    EnvironmentRefusal, Exit, Invocation, RunError, SandboxPolicy, Stall, Stdin, run, start,
+};
 
 /// Longer than any machine is slow: a run that needs it has failed.
 const LONG: Duration = Duration::from_secs(60);
@@ -388,6 +390,108 @@ async fn many_at_once_are_all_reaped() {
     let mut codes: Vec<i32> = tasks.join_all().await.into_iter().flatten().collect();
     codes.sort_unstable();
     assert_eq!(codes, (0..40).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn one_that_is_started_is_stopped_or_found_gone() {
+    let sh = Sh::new(
+        "echo $$ > head; echo up; trap 'echo bye; exit 7' TERM; while :; do sleep 0.01; done",
+    );
+    let running = start(&sh.invocation, mpsc::channel(1).0).await.unwrap();
+    assert_eq!(sh.pid("head").await.as_raw_nonzero().get(), running.id());
+    // The trap stands once the line after it was reached.
+    let exit = running.stop(LONG).await.unwrap();
+    assert!(exit.cancelled, "{exit:?}");
+    assert!(exit.code == Some(7) || exit.signal == Some(15), "{exit:?}");
+
+    let sh = Sh::new("exit 6");
+    let mut running = start(&sh.invocation, mpsc::channel(1).0).await.unwrap();
+    running.exited().await;
+    let exit = running.stop(LONG).await.unwrap();
+    assert_eq!((exit.code, exit.cancelled), (Some(6), false));
+
+    // Dropped, nobody is left.
+    let sh = Sh::new("echo $$ > head; exec sleep 600");
+    let running = start(&sh.invocation, mpsc::channel(1).0).await.unwrap();
+    let pid = sh.pid("head").await;
+    drop(running);
+    assert_gone(pid).await;
+}
+
+#[tokio::test]
+async fn each_phase_has_its_bound() {
+    let short = Some(Duration::from_millis(400));
+    let talk = "while :; do echo on; sleep 0.05; done";
+
+    let mut sh = Sh::new("exec sleep 600");
+    sh.invocation.limits.silence = short;
+    let exit = sh.run().await;
+    assert_eq!((exit.stalled, exit.timed_out), (Some(Stall::Silent), false));
+
+    // Words are no progress.
+    let mut sh = Sh::new(talk);
+    sh.invocation.limits.silence = Some(LONG);
+    sh.invocation.limits.first_progress = short;
+    assert_eq!(sh.run().await.stalled, Some(Stall::Starting));
+
+    let mut sh = Sh::new(talk);
+    sh.invocation.limits.first_progress = Some(LONG);
+    sh.invocation.limits.next_progress = short;
+    sh.invocation.progress.now();
+    assert_eq!(sh.run().await.stalled, Some(Stall::Working));
+}
+
+#[tokio::test]
+async fn what_it_writes_is_bounded_by_file_and_in_sum() {
+    let mut sh = Sh::new("head -c 3000000 /dev/zero > big");
+    sh.invocation.limits.file_bytes = Some(1 << 20);
+    let exit = sh.run().await;
+    // The shell lives on after its child was ended, so the size is what counts.
+    assert_eq!(
+        fs::metadata(sh.dir.path().join("big")).unwrap().len(),
+        1 << 20,
+        "{exit:?}"
+    );
+    let mut sh = Sh::new("exec head -c 3000000 /dev/zero > big");
+    sh.invocation.limits.file_bytes = Some(1 << 20);
+    let exit = sh.run().await;
+    assert!(exit.too_much_disk && exit.signal == Some(25), "{exit:?}");
+
+    let mut sh = Sh::new("n=0; while :; do n=$((n+1)); head -c 1000000 /dev/zero > part-$n; done");
+    sh.invocation.limits.written_bytes = 8 << 20;
+    sh.invocation.written = vec![sh.dir.path().to_owned()];
+    let exit = sh.run().await;
+    assert!(exit.too_much_disk && !exit.timed_out, "{exit:?}");
+}
+
+#[tokio::test]
+async fn memory_is_bounded_over_the_whole_group() {
+    let mut sh = Sh::new("head -c 200000000 /dev/zero | tail | wc -c; sleep 600");
+    sh.invocation.sandbox = Some(SandboxPolicy {
+        program_dir: "/bin/sh".into(),
+        scratch: sh.dir.path().to_owned(),
+        memory_bytes: Some(50 << 20),
+        ..SandboxPolicy::default()
+    });
+    let exit = sh.run().await;
+    assert!(exit.out_of_memory && !exit.timed_out, "{exit:?}");
+}
+
+#[tokio::test]
+async fn a_sandbox_of_what_is_not_there_starts_nothing() {
+    let mut sh = Sh::new("touch spawned");
+    sh.invocation.sandbox = Some(SandboxPolicy {
+        program_dir: "/bin/sh".into(),
+        scratch: sh.dir.path().to_owned(),
+        readable: vec!["/nowhere/model".into()],
+        ..SandboxPolicy::default()
+    });
+    let error = sh.try_run(&CancellationToken::new()).await.unwrap_err();
+    assert!(
+        matches!(error, RunError::Sandbox { .. }) && error.to_string().contains("/nowhere/model"),
+        "{error}"
+    );
+    assert!(!sh.dir.path().join("spawned").exists());
 }
 
 /// What the test below runs in a process of its own: starts a program from a runtime whose threads end, and waits.
