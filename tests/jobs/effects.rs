@@ -32,6 +32,10 @@ impl Rig {
         std::fs::write(bin.join("stand-in"), STAND_IN).unwrap();
         std::fs::set_permissions(bin.join("stand-in"), std::fs::Permissions::from_mode(0o755))
             .unwrap();
+        // It writes down its runs beside itself, and its plugin is none of the worker's own.
+        home.configure(&format!(
+            "program_writable = {bin:?}\nprograms_without_sandbox = true"
+        ));
         let grant =
             "[plugins.scripted]\nprograms = [\"stand-in\"]\nenvironment = [\"STAND_IN_MODE\"]";
         let folder = PluginFolder::first_party().add("scripted").grant(grant);

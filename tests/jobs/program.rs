@@ -122,7 +122,7 @@ async fn the_programs_environment_is_empty_of_the_operators() {
     let mut command = home.command(&["run", "--plugins"]);
     command.arg(built::root().join("plugins"));
     command
-        .env("STUDIO_WORKER_SD_CLI", &path)
+        .envs(sd.env(&path))
         .env("AWS_SECRET_ACCESS_KEY", "s3cret")
         .env("LD_PRELOAD", "");
     let worker = Worker::start(command, &home.path("local-api.json"));

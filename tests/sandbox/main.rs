@@ -9,6 +9,9 @@
 
 mod exports;
 mod loading;
+mod programs;
+mod rig;
+mod supervision;
 
 /// What it does, and the words by which the limit is told.
 const DEEDS: [(&str, &[&str]); 5] = [

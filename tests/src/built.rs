@@ -22,6 +22,12 @@ pub fn fake_sd() -> &'static Path {
     PATH.get_or_init(|| current("fake-sd", "fake-sd"))
 }
 
+/// A program that tries what it must not.
+pub fn hostile_program() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| current("hostile-program", "hostile-program"))
+}
+
 /// Root of the repository.
 pub fn root() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();

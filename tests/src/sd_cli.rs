@@ -28,9 +28,12 @@ impl SdCli {
         self.dir.path().join("sd-cli")
     }
 
-    /// What a worker needs in its environment to find it.
-    pub fn env<'a>(&self, path: &'a Path) -> [(&'static str, &'a Path); 1] {
-        [("STUDIO_WORKER_SD_CLI", path)]
+    /// What a worker needs in its environment to find it, and to let it write down its runs.
+    pub fn env<'a>(&'a self, path: &'a Path) -> [(&'static str, &'a Path); 2] {
+        [
+            ("STUDIO_WORKER_SD_CLI", path),
+            ("STUDIO_WORKER_PROGRAM_WRITABLE", self.dir.path()),
+        ]
     }
 
     /// How it behaves from now on: `ok`, `hang`, `oom-gpu`, …

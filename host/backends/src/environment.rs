@@ -74,7 +74,16 @@ pub fn check_env_name(name: &str) -> Result<(), EnvironmentRefusal> {
     }
     let upper = name.to_ascii_uppercase();
     let prefixes = [
-        "BASH_", "DYLD_", "GCONV", "GCONV_", "GLIBC_", "LD_", "MALLOC_", "PYTHON", "VK_",
+        "BASH_",
+        "DYLD_",
+        "GCONV",
+        "GCONV_",
+        "GLIBC_",
+        "LD_",
+        "MALLOC_",
+        "PYTHON",
+        "VK_",
+        "STUDIO_WORKER_",
     ];
     let whole = [
         "BASH_ENV",
@@ -139,6 +148,14 @@ pub(crate) fn environment(
             .iter()
             .map(|(name, value)| (name.into(), value.into())),
     );
+    // Compiled shaders and kernels take minutes to make anew.
+    let cache = invocation
+        .sandbox
+        .as_ref()
+        .and_then(|it| it.cache_dir.as_ref());
+    for name in ["XDG_CACHE_HOME", "CUDA_CACHE_PATH"] {
+        all.extend(cache.map(|dir| (name.into(), dir.clone().into_os_string())));
+    }
     // Last, so that it is ours.
     all.extend(
         invocation

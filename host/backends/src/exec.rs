@@ -20,6 +20,8 @@ use std::thread;
 use tokio::sync::oneshot;
 
 use crate::group::Group;
+use crate::marker::Mark;
+use crate::sandbox::Confinement;
 
 /// A program that runs, and the ends of its pipes.
 pub(crate) struct Spawned {
@@ -34,25 +36,35 @@ pub(crate) struct Pipes {
     pub(crate) stderr: Option<std::process::ChildStderr>,
 }
 
+/// How a program is started.
+pub(crate) struct Start {
+    /// Exactly this environment.
+    pub(crate) environment: Vec<(OsString, OsString)>,
+    /// By which its descendants are known.
+    pub(crate) mark: Mark,
+    /// What it may reach; none: whatever our user may.
+    pub(crate) confinement: Option<Confinement>,
+    /// Most bytes of a single file that it writes.
+    pub(crate) file_bytes: Option<u64>,
+}
+
 struct Request {
     command: Command,
     image: Image,
+    start: Start,
     answer: oneshot::Sender<io::Result<Spawned>>,
 }
 
-/// Starts `command`, with exactly this environment, at the head of a process group of its own. When the caller goes away
-/// meanwhile, the group is killed.
-pub(crate) async fn spawn(
-    command: Command,
-    environment: &[(OsString, OsString)],
-) -> io::Result<Spawned> {
-    let image = Image::new(&command, environment)?;
+/// Starts `command` at the head of a process group of its own. When the caller goes away meanwhile, the group is killed.
+pub(crate) async fn spawn(command: Command, start: Start) -> io::Result<Spawned> {
+    let image = Image::new(&command, &start.environment)?;
     let (answer, answered) = oneshot::channel();
     let gone = || io::Error::other("the thread that starts programs is gone");
     spawner()?
         .send(Request {
             command,
             image,
+            start,
             answer,
         })
         .map_err(|_| gone())?;
@@ -73,27 +85,38 @@ fn spawner() -> io::Result<&'static Sender<Request>> {
 }
 
 fn serve(requests: Receiver<Request>) {
+    adopt_orphans();
     for Request {
         mut command,
         image,
+        start,
         answer,
     } in requests
     {
-        prepare(&mut command, image);
-        let started = command.spawn().and_then(own);
+        let mark = start.mark.clone();
+        prepare(&mut command, image, start);
+        let started = command.spawn().and_then(|child| own(child, mark));
         // An answer that nobody takes is dropped, and with it its group.
         drop(answer.send(started));
     }
 }
 
-fn own(mut child: Child) -> io::Result<Spawned> {
+/// Descendants that lose their parent become ours, so that they can be found, ended and waited for.
+fn adopt_orphans() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
+        tracing::warn!(target: "job", %error, "orphans of programs are found only at the next start");
+    }
+}
+
+fn own(mut child: Child, mark: Mark) -> io::Result<Spawned> {
     let pipes = Pipes {
         stdin: child.stdin.take(),
         stdout: child.stdout.take(),
         stderr: child.stderr.take(),
     };
     Ok(Spawned {
-        group: Group::new(child)?,
+        group: Group::new(child, mark)?,
         pipes,
     })
 }
@@ -182,14 +205,14 @@ unsafe impl Sync for Table {}
     unsafe_code,
     reason = "code between fork and exec: asynchronous-signal-safe system calls only, no allocation"
 )]
-fn prepare(command: &mut Command, image: Image) {
+fn prepare(command: &mut Command, image: Image, start: Start) {
     let parent = std::process::id().cast_signed();
     command.process_group(0);
     // SAFETY: the closure runs in the forked child, where only asynchronous-signal-safe functions may be called. All that
     // it calls are plain system calls; nothing allocates or locks: an error made from a number holds no memory.
     unsafe {
         command.pre_exec(move || {
-            harden(parent)?;
+            harden(parent, &start)?;
             Err(image.execute())
         });
     }
@@ -201,26 +224,21 @@ fn prepare(command: &mut Command, image: Image) {
     unsafe_code,
     reason = "code between fork and exec: asynchronous-signal-safe system calls only, no allocation"
 )]
-fn harden(parent: libc::pid_t) -> io::Result<()> {
+fn harden(parent: libc::pid_t, start: &Start) -> io::Result<()> {
     // SAFETY: plain system calls on numbers, constants, and one structure on the stack.
     unsafe {
-        if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
         // The worker may have died before that took effect; its death is not signalled again.
         if libc::getppid() != parent {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
         // A program with the set-user-id bit gains nothing.
-        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
         // A core of a program that holds a model takes minutes and gigabytes to write.
-        let none = libc::rlimit {
-            rlim_cur: 0,
-            rlim_max: 0,
-        };
-        libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
+        limit(libc::RLIMIT_CORE, 0);
+        if let Some(bytes) = start.file_bytes {
+            limit(libc::RLIMIT_FSIZE, bytes);
+        }
         // When memory runs out, the program is to go before the worker that reports it.
         let adjust = libc::open(
             c"/proc/self/oom_score_adj".as_ptr(),
@@ -238,11 +256,112 @@ fn harden(parent: libc::pid_t) -> io::Result<()> {
             libc::CLOSE_RANGE_CLOEXEC,
         );
     }
-    Ok(())
+    match &start.confinement {
+        Some(confinement) => confine(confinement),
+        None => Ok(()),
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[allow(
+    unsafe_code,
+    reason = "code between fork and exec: asynchronous-signal-safe system calls only, no allocation"
+)]
+fn limit(resource: libc::__rlimit_resource_t, most: u64) {
+    let both = libc::rlimit {
+        rlim_cur: most,
+        rlim_max: most,
+    };
+    // SAFETY: the structure is on the stack and outlives the call.
+    unsafe { libc::setrlimit(resource, &raw const both) };
+}
+
+/// A rule of Landlock, as the kernel takes it.
+#[cfg(target_os = "linux")]
+#[repr(C, packed)]
+struct PathBeneath {
+    allowed: u64,
+    parent: i32,
+}
+
+/// Puts the rules in force. The filter comes last: it would refuse what comes before.
+#[cfg(target_os = "linux")]
+#[allow(
+    unsafe_code,
+    reason = "code between fork and exec: asynchronous-signal-safe system calls only, no allocation"
+)]
+fn confine(confinement: &Confinement) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+
+    // Read files and list folders.
+    const READ: u64 = 1 << 2 | 1 << 3;
+    const BENEATH: u32 = 1;
+    const MODE_FILTER: u32 = 1;
+
+    if let Some(ruleset) = &confinement.ruleset {
+        let ruleset = ruleset.as_raw_fd();
+        // SAFETY: plain system calls on numbers, constants, and one structure on the stack. What it says of itself is
+        // opened here, since each process has its own.
+        unsafe {
+            let own = libc::open(
+                c"/proc/self".as_ptr(),
+                libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC,
+            );
+            if own >= 0 {
+                let rule = PathBeneath {
+                    allowed: READ,
+                    parent: own,
+                };
+                libc::syscall(
+                    libc::SYS_landlock_add_rule,
+                    ruleset,
+                    BENEATH,
+                    &raw const rule,
+                    0_u32,
+                );
+                libc::close(own);
+            }
+            check_long(libc::syscall(
+                libc::SYS_landlock_restrict_self,
+                ruleset,
+                0_u32,
+            ))?;
+        }
+    }
+    let Ok(length @ 1..) = u16::try_from(confinement.filter.len()) else {
+        return Ok(());
+    };
+    let program = libc::sock_fprog {
+        len: length,
+        filter: confinement.filter.as_ptr().cast_mut(),
+    };
+    // SAFETY: the kernel reads `length` instructions of an array that has as many and outlives the call.
+    unsafe {
+        check_long(libc::syscall(
+            libc::SYS_seccomp,
+            MODE_FILTER,
+            0_u32,
+            &raw const program,
+        ))
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn check(result: libc::c_int) -> io::Result<()> {
+    check_long(result.into())
+}
+
+#[cfg(target_os = "linux")]
+fn check_long(result: libc::c_long) -> io::Result<()> {
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// No signal of a parent's death here: a worker that is killed leaves its programs running.
 #[cfg(not(target_os = "linux"))]
-fn harden(_parent: libc::pid_t) -> io::Result<()> {
+fn harden(_parent: libc::pid_t, _start: &Start) -> io::Result<()> {
     Ok(())
 }

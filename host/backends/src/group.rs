@@ -12,7 +12,9 @@ use std::thread;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::sync::oneshot;
 
-/// The group of one running program. Dropped, it is killed and reaped.
+use crate::marker::Mark;
+
+/// The group of one running program. Dropped, it is killed and reaped, and with it what left it.
 #[derive(Debug)]
 pub(crate) struct Group {
     id: Pid,
@@ -24,7 +26,7 @@ pub(crate) struct Group {
 
 impl Group {
     /// Takes over a child that heads its own group.
-    pub(crate) fn new(mut child: Child) -> io::Result<Self> {
+    pub(crate) fn new(mut child: Child, mark: Mark) -> io::Result<Self> {
         let id = Pid::from_child(&child);
         let (on_exit, exited) = oneshot::channel();
         let (on_status, status) = oneshot::channel();
@@ -37,6 +39,7 @@ impl Group {
             let _ = on_exit.send(());
             let _ = released.recv();
             kill(id, Signal::KILL);
+            crate::orphans::end(&mark, id.as_raw_nonzero().get());
             drop(on_status.send(child.wait()));
         };
         match thread::Builder::new()

@@ -7,9 +7,7 @@ use std::sync::OnceLock;
 /// How many processes the kernel has killed for want of memory: in the worker's own control group where that is told,
 /// else on the whole machine. None where it does not say.
 pub(crate) fn kernel_kills() -> Option<u64> {
-    static OWN_GROUP: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let own = OWN_GROUP.get_or_init(own_group_events);
-    if let Some(events) = own
+    if let Some(events) = own_counter()
         && let Some(count) = fs::read_to_string(events)
             .ok()
             .and_then(|text| counter(&text, "oom_kill "))
@@ -17,6 +15,16 @@ pub(crate) fn kernel_kills() -> Option<u64> {
         return Some(count);
     }
     counter(&fs::read_to_string("/proc/vmstat").ok()?, "oom_kill ")
+}
+
+/// Whether the worker's own control group tells.
+pub(crate) fn has_own_counter() -> bool {
+    own_counter().is_some()
+}
+
+fn own_counter() -> Option<&'static PathBuf> {
+    static OWN: OnceLock<Option<PathBuf>> = OnceLock::new();
+    OWN.get_or_init(own_group_events).as_ref()
 }
 
 /// The file in which the worker's control group (version 2) counts, its descendants included.
@@ -35,6 +43,17 @@ fn counter(text: &str, name: &str) -> Option<u64> {
         .trim()
         .parse()
         .ok()
+}
+
+/// Bytes that one program may hold where the operator says nothing: nine tenths of the machine's memory. More would have
+/// the kernel choose whom to end; less would refuse models that just fit. None where the size is not told.
+pub fn default_memory_limit() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib.saturating_mul(1024) / 10 * 9)
 }
 
 #[cfg(test)]

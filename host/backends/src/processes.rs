@@ -83,3 +83,25 @@ pub(crate) fn stat(pid: u32) -> Option<Stat> {
         session,
     })
 }
+
+/// Our children, those included that became so when their own parent ended.
+pub(crate) fn children() -> Vec<u32> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let mut all = Vec::new();
+    for thread in threads.flatten() {
+        let list = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        all.extend(
+            list.split_whitespace()
+                .filter_map(|pid| pid.parse::<u32>().ok()),
+        );
+    }
+    all
+}
+
+/// Whether one of a process's variables begins so. Of other users' processes that cannot be seen.
+pub(crate) fn is_marked(pid: u32, mark: &str) -> bool {
+    let variables = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    variables
+        .split(|byte| *byte == 0)
+        .any(|variable| variable.starts_with(mark.as_bytes()))
+}

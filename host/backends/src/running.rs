@@ -22,8 +22,10 @@ use crate::exec::{self, Pipes, Spawned};
 use crate::group::Group;
 use crate::invocation::{Invocation, Stdin};
 use crate::lines::Tail;
+use crate::marker::Mark;
 use crate::memory;
 use crate::output::{Problem, Stream, create, keep};
+use crate::sandbox::Confinement;
 use crate::watch::Watch;
 
 /// How long the pipes may stay open after the program itself is gone: a moment for what is still in them. Longer makes
@@ -88,8 +90,20 @@ pub async fn start(
     lines: mpsc::Sender<Vec<String>>,
 ) -> Result<Running, RunError> {
     invocation.check()?;
+    let spawn_error = |source| RunError::Spawn {
+        program: invocation.program.clone(),
+        source,
+    };
     let command = command(invocation)?;
-    let variables = environment(invocation, std::env::vars_os());
+    let mark = Mark::new().map_err(|error| spawn_error(error.into()))?;
+    let mut variables = environment(invocation, std::env::vars_os());
+    variables.push(mark.variable());
+    let sandbox_error = |source| RunError::Sandbox {
+        program: invocation.program.clone(),
+        source,
+    };
+    let policy = invocation.sandbox.as_ref();
+    let confinement = policy.map(|policy| Confinement::new(policy, &invocation.home));
     let file = match &invocation.stdout_to {
         Some(path) => {
             let io = |source| RunError::File {
@@ -100,15 +114,15 @@ pub async fn start(
         }
         None => None,
     };
-    let spawn_error = |source| RunError::Spawn {
-        program: invocation.program.clone(),
-        source,
+    let start = exec::Start {
+        environment: variables,
+        mark,
+        confinement: confinement.transpose().map_err(sandbox_error)?,
+        file_bytes: invocation.limits.file_bytes,
     };
     let kills_before = memory::kernel_kills();
     let started = Instant::now();
-    let Spawned { group, pipes } = exec::spawn(command, &variables)
-        .await
-        .map_err(spawn_error)?;
+    let Spawned { group, pipes } = exec::spawn(command, start).await.map_err(spawn_error)?;
     let watch = Watch::new(invocation, group.id());
     let (problem, problems) = mpsc::channel(1);
     let enough = CancellationToken::new();

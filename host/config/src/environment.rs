@@ -10,10 +10,14 @@ pub struct Environment(BTreeMap<&'static str, String>);
 pub(crate) const LOCAL_API_PORT: &str = "STUDIO_WORKER_LOCAL_API_PORT";
 /// Filter of log lines, in the syntax of `tracing`'s `EnvFilter`.
 pub(crate) const LOG: &str = "RUST_LOG";
+/// Further files and folders that programs may read.
+pub(crate) const PROGRAM_READABLE: &str = "STUDIO_WORKER_PROGRAM_READABLE";
+/// Further folders that programs may write to.
+pub(crate) const PROGRAM_WRITABLE: &str = "STUDIO_WORKER_PROGRAM_WRITABLE";
 
 impl Environment {
     /// Every variable that is read here.
-    pub const NAMES: [&'static str; 2] = [LOCAL_API_PORT, LOG];
+    pub const NAMES: [&'static str; 4] = [LOCAL_API_PORT, LOG, PROGRAM_READABLE, PROGRAM_WRITABLE];
 
     /// Those of this process. One that is empty, or not text, counts as not set.
     pub fn of_process() -> Self {

@@ -1,7 +1,10 @@
 //! Every key of `config.toml`, in one table: reading, checking, `studio-worker config` and the reference page all go by
 //! it.
 
-use crate::environment::{LOCAL_API_PORT, LOG};
+use crate::environment::{
+    LOCAL_API_PORT, LOG, PROGRAM_READABLE as PROGRAM_READABLE_VARIABLE,
+    PROGRAM_WRITABLE as PROGRAM_WRITABLE_VARIABLE,
+};
 use crate::error::Expected;
 
 /// Type of a key, which says how it is checked and shown.
@@ -105,6 +108,11 @@ const PORT: Kind = Kind::Integer {
     min: 0,
     max: u16::MAX as i64,
 };
+/// A day: what takes longer is not meant.
+const SECONDS: Kind = Kind::Integer {
+    min: 0,
+    max: 86_400,
+};
 const COUNT: Kind = Kind::Integer {
     min: 0,
     max: u32::MAX as i64,
@@ -133,6 +141,16 @@ pub(crate) const DRAIN_TIMEOUT_SECS: &str = "drain_timeout_secs";
 pub(crate) const LISTEN: &str = "listen";
 pub(crate) const LOCAL_PORT: &str = "local_api_port";
 pub(crate) const LOCAL_TOKEN: &str = "local_api_token";
+pub(crate) const PROGRAM_SANDBOX: &str = "program_sandbox";
+pub(crate) const PROGRAMS_WITHOUT_SANDBOX: &str = "programs_without_sandbox";
+pub(crate) const PROGRAM_READABLE: &str = "program_readable";
+pub(crate) const PROGRAM_WRITABLE: &str = "program_writable";
+pub(crate) const PROGRAM_TIMEOUT_SECS: &str = "program_timeout_secs";
+pub(crate) const PROGRAM_SILENCE_SECS: &str = "program_silence_secs";
+pub(crate) const PROGRAM_START_SECS: &str = "program_start_secs";
+pub(crate) const PROGRAM_STEP_SECS: &str = "program_step_secs";
+pub(crate) const PROGRAM_MEMORY_GB: &str = "program_memory_gb";
+pub(crate) const PROGRAM_WRITTEN_MIB: &str = "program_written_mib";
 pub(crate) const PROMPTS_IN_JOURNAL: &str = "prompts_in_journal";
 pub(crate) const LOG_FILTER: &str = "log";
 
@@ -199,6 +217,85 @@ pub const KEYS: &[Key] = &[
         Some("0"),
         Effect::Used,
         "failed reconnects in a row before the worker ends; 0: it never does",
+    ),
+    key(
+        PROGRAM_SANDBOX,
+        Kind::Bool,
+        Some("true"),
+        Effect::Used,
+        "whether programs run in a sandbox; without it they may do whatever the worker's user may",
+    ),
+    key(
+        PROGRAMS_WITHOUT_SANDBOX,
+        Kind::Bool,
+        Some("false"),
+        Effect::Used,
+        "whether plugins of others run programs too where this system has no complete sandbox",
+    ),
+    with_variable(
+        key(
+            PROGRAM_READABLE,
+            Kind::Text,
+            None,
+            Effect::Used,
+            "further files and folders that every program may read and execute, separated by `:`",
+        ),
+        PROGRAM_READABLE_VARIABLE,
+    ),
+    with_variable(
+        key(
+            PROGRAM_WRITABLE,
+            Kind::Text,
+            None,
+            Effect::Used,
+            "further folders that every program may write to, separated by `:`",
+        ),
+        PROGRAM_WRITABLE_VARIABLE,
+    ),
+    key(
+        PROGRAM_TIMEOUT_SECS,
+        SECONDS,
+        Some("3600"),
+        Effect::Used,
+        "the longest that one run of a program may take, in seconds",
+    ),
+    key(
+        PROGRAM_SILENCE_SECS,
+        SECONDS,
+        Some("1200"),
+        Effect::Used,
+        "the longest that a program may print nothing, in seconds; 0: as long as it likes",
+    ),
+    key(
+        PROGRAM_START_SECS,
+        SECONDS,
+        Some("0"),
+        Effect::Used,
+        "the longest that a program may take to its first progress, in seconds; 0: as long as it likes",
+    ),
+    key(
+        PROGRAM_STEP_SECS,
+        SECONDS,
+        Some("0"),
+        Effect::Used,
+        "the longest from one progress of a program to the next, in seconds; 0: as long as it likes",
+    ),
+    key(
+        PROGRAM_WRITTEN_MIB,
+        Kind::Integer {
+            min: 1,
+            max: 64 * 1024,
+        },
+        Some("8192"),
+        Effect::Used,
+        "the most that one run of a program may write, in MiB",
+    ),
+    key(
+        PROGRAM_MEMORY_GB,
+        Kind::Integer { min: 0, max: 4096 },
+        Some("0"),
+        Effect::Used,
+        "the most memory that one program may hold, in GiB; 0: nine tenths of the machine's",
     ),
     key(
         PROMPTS_IN_JOURNAL,

@@ -28,5 +28,5 @@ pub use keys::{Effect, KEYS, Key, Kind};
 pub use lock::{DaemonLock, LockError};
 pub use paths::{Paths, PathsError};
 pub use private_file::WriteError;
-pub use settings::{Listen, Provenance, Setting, Settings, Studio};
+pub use settings::{Listen, ProgramSettings, Provenance, Setting, Settings, Studio};
 pub use token::{TokenError, local_api_token};

@@ -61,6 +61,31 @@ pub struct Setting {
     pub from: Provenance,
 }
 
+/// How programs are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramSettings {
+    /// Whether they run in a sandbox.
+    pub sandbox: bool,
+    /// Whether plugins of others run programs where the sandbox is incomplete.
+    pub without_sandbox: bool,
+    /// What every program may read besides.
+    pub readable: Vec<PathBuf>,
+    /// What every program may write besides.
+    pub writable: Vec<PathBuf>,
+    /// Longest run.
+    pub timeout: Duration,
+    /// Longest silence.
+    pub silence: Option<Duration>,
+    /// Longest time to the first progress.
+    pub start: Option<Duration>,
+    /// Longest time from one progress to the next.
+    pub step: Option<Duration>,
+    /// Most bytes written by one run.
+    pub written_bytes: u64,
+    /// Most memory, in bytes; none: as much as the machine can spare.
+    pub memory_bytes: Option<u64>,
+}
+
 /// The configuration in force.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -78,6 +103,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Failed reconnects in a row before the worker ends; `None`: it never does.
     pub reconnect_attempts: Option<NonZeroU32>,
+    /// How programs are kept.
+    pub programs: ProgramSettings,
     /// Whether journals hold prompts.
     pub prompts_in_journal: bool,
     /// Filter of the log, in the syntax of `tracing`'s `EnvFilter`.
@@ -203,6 +230,7 @@ impl Reader<'_> {
             listen: self.listen(),
             drain_timeout: Duration::from_secs(u64::try_from(drain).unwrap_or(0)),
             reconnect_attempts: u32::try_from(attempts).ok().and_then(NonZeroU32::new),
+            programs: self.programs(),
             prompts_in_journal: self.bool(keys::PROMPTS_IN_JOURNAL),
             log: self.text(keys::LOG_FILTER).unwrap_or_default().to_owned(),
             auto_start: self.bool(keys::AUTO_START),
@@ -215,6 +243,31 @@ impl Reader<'_> {
                 .map(Secret::new),
             shown: self.shown,
             warnings: self.warnings,
+        }
+    }
+
+    fn programs(&self) -> ProgramSettings {
+        let whole = |name| u64::try_from(self.integer(name)).unwrap_or(0);
+        let seconds = |name| Some(Duration::from_secs(whole(name))).filter(|time| !time.is_zero());
+        let paths = |name| {
+            let text = self.text(name).unwrap_or_default();
+            let listed = text.split(':').filter(|path| !path.is_empty());
+            listed
+                .filter_map(expanded)
+                .filter(|path| path.is_absolute())
+                .collect()
+        };
+        ProgramSettings {
+            sandbox: self.bool(keys::PROGRAM_SANDBOX),
+            without_sandbox: self.bool(keys::PROGRAMS_WITHOUT_SANDBOX),
+            readable: paths(keys::PROGRAM_READABLE),
+            writable: paths(keys::PROGRAM_WRITABLE),
+            timeout: seconds(keys::PROGRAM_TIMEOUT_SECS).unwrap_or(Duration::from_secs(86_400)),
+            silence: seconds(keys::PROGRAM_SILENCE_SECS),
+            start: seconds(keys::PROGRAM_START_SECS),
+            step: seconds(keys::PROGRAM_STEP_SECS),
+            written_bytes: whole(keys::PROGRAM_WRITTEN_MIB) << 20,
+            memory_bytes: Some(whole(keys::PROGRAM_MEMORY_GB) << 30).filter(|bytes| *bytes > 0),
         }
     }
 

@@ -16,6 +16,7 @@ mod report;
 mod slot;
 
 pub use capabilities::MachineFacts;
+pub use effects::ProgramRules;
 pub use journal::{Journal, JournalError, JournalStore};
 pub use offers::{OfferAnswer, Runner, RunnerParts, RunnerSettings};
 pub use plan::{Plan, PlanError, PlannedStep, plan};

@@ -15,6 +15,7 @@ use worker_plugins::{Engine, Generation};
 use worker_wire::{Capabilities, Claim, JobId, StudioLink, WorkerFrame, reject};
 
 use crate::capabilities::{MachineFacts, capabilities};
+use crate::effects::ProgramRules;
 use crate::job::JobRun;
 use crate::journal::JournalStore;
 use crate::programs::Programs;
@@ -55,9 +56,8 @@ pub struct RunnerParts {
 /// Bounds of every job.
 #[derive(Clone, Debug)]
 pub struct RunnerSettings {
-    /// How long a command may run that asks for no time of its own, and the longest it may ask for. Shorter would
-    /// end long videos; longer would let a hanging program hold the slot.
-    pub command_timeout: Duration,
+    /// What every program is held by.
+    pub programs: ProgramRules,
     /// Largest download that names no bound of its own, in bytes.
     pub max_download_bytes: u64,
 }
@@ -65,7 +65,7 @@ pub struct RunnerSettings {
 impl Default for RunnerSettings {
     fn default() -> Self {
         Self {
-            command_timeout: Duration::from_secs(60 * 60),
+            programs: ProgramRules::default(),
             max_download_bytes: 256 << 30,
         }
     }

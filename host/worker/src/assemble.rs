@@ -1,16 +1,21 @@
 //! Making the parts of a worker from its configuration.
 
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+use worker_backends::Marked;
 use worker_config::{IdentityFile, Paths, Settings, StoredIdentity, Studio as Configured};
 use worker_delivery::{Delivery, Event, Severity, Spool};
 use worker_egress::Egress;
 use worker_files::{ModelCache, ScratchRoot};
 use worker_plugins::contract::Platform;
 use worker_plugins::{Generation, Loaded, Sandbox, SandboxOptions, Source};
-use worker_runner::{JournalStore, MachineFacts, Programs, Runner, RunnerParts, RunnerSettings};
+use worker_runner::{
+    JournalStore, MachineFacts, ProgramRules, Programs, Runner, RunnerParts, RunnerSettings,
+};
 use worker_session::{Identity, IdentityStore, LogShipper, SaveError};
 use worker_studio::{Approval, Studio, StudioOptions};
 use worker_wire::{ApiBase, LogEntry, LogLevel, Secret};
@@ -128,8 +133,64 @@ pub(crate) async fn runner(
         journals: JournalStore::open(&paths.journal, settings.prompts_in_journal)?,
         facts,
         log: Arc::new(move |entry| log.push(entry)),
-        settings: RunnerSettings::default(),
+        settings: RunnerSettings {
+            programs: program_rules(paths, settings),
+            ..RunnerSettings::default()
+        },
     }))
+}
+
+fn program_rules(paths: &Paths, settings: &Settings) -> ProgramRules {
+    let set = &settings.programs;
+    let folder = paths.config.parent().map(Path::to_owned);
+    let home = directories::BaseDirs::new().map(|dirs| dirs.home_dir().to_owned());
+    let private = [paths.state.clone(), settings.models_root.clone()];
+    ProgramRules {
+        timeout: set.timeout,
+        silence: set.silence,
+        first_progress: set.start,
+        next_progress: set.step,
+        written_bytes: set.written_bytes,
+        memory_bytes: set
+            .memory_bytes
+            .or_else(worker_backends::default_memory_limit),
+        sandbox: set.sandbox,
+        without_sandbox: set.without_sandbox,
+        first_party: first_party(),
+        readable: set.readable.clone(),
+        writable: set.writable.clone(),
+        private: private.into_iter().chain(folder).chain(home).collect(),
+        caches: Some(paths.state.join("program-cache")),
+    }
+}
+
+/// Digests of the plugins that came with this worker.
+fn first_party() -> HashSet<String> {
+    embedded::FILES
+        .iter()
+        .map(|file| hex::encode(Sha256::digest(file.bytes)))
+        .collect()
+}
+
+/// Says what keeps programs, marks them as this installation's, and ends those that a worker before this one left behind.
+pub(crate) fn mark_programs(paths: &Paths, settings: &Settings) -> Result<(), Failure> {
+    std::fs::create_dir_all(&paths.state)?;
+    let support = worker_backends::support();
+    if !settings.programs.sandbox {
+        tracing::warn!(target: "worker", "program_sandbox is off: programs may do whatever this user may");
+    } else if !support.is_complete() {
+        tracing::warn!(target: "worker", "programs cannot be kept in a complete sandbox here: {support}");
+    }
+    match worker_backends::mark(&paths.state)? {
+        Marked::Ended(0) => {}
+        Marked::Ended(count) => {
+            tracing::warn!(target: "worker", count, "ended processes that an earlier worker left running");
+        }
+        Marked::InUse => {
+            tracing::warn!(target: "worker", "another process runs programs of this installation; none were ended");
+        }
+    }
+    Ok(())
 }
 
 /// Plain http reaches this machine only where the studio itself is on it: then its job inputs are too.

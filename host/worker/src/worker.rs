@@ -98,6 +98,7 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
         listener,
     ) = (loaded?, listener?);
 
+    assemble::mark_programs(&paths, &settings)?;
     let programs = assemble::programs(&paths, &settings)?;
     programs.discover(&generation).await;
     let log = LogShipper::new();

@@ -1,17 +1,18 @@
 //! Running a native program as a plugin asked, after everything it asked for has been checked.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use worker_backends::{Invocation, RunError, Stdin};
+use worker_backends::{Clock, Invocation, RunError, Stdin};
 use worker_files::{CommandFiles, FileId, JobFiles};
 use worker_plugins::contract::{self, Backend, Command, Entry, Exit, Failure, OutputKind};
 use worker_wire::{Extension, WorkerFrame};
 
 use super::arguments::{self, KnownOptions, Places};
 use super::perform::{Tools, file, on_disk, too_much};
+use super::rules::over_limit;
 use super::{Refused, environment};
 use crate::finish::part;
 use crate::programs::ProgramState;
@@ -29,6 +30,8 @@ pub(super) async fn run(
     files: &JobFiles,
 ) -> Result<Exit, Failure> {
     let (backend, program) = declared(tools, &command.backend)?;
+    let rules = &tools.shared.settings.programs;
+    rules.check(tools.engine.identity())?;
     for (name, value) in &command.environment {
         environment::check(name, value, &tools.engine.grants().environment)?;
     }
@@ -45,31 +48,43 @@ pub(super) async fn run(
         files,
         place: &place,
         outputs: &command.outputs,
+        readable: Vec::new(),
     };
     let args = arguments::build(&command.arguments, &known, &mut places)?;
     let stdin = stdin(command.input, files).await?;
-    let longest = tools.shared.settings.command_timeout;
-    let timeout = command
-        .timeout_ms
-        .map_or(longest, |ms| Duration::from_millis(ms).min(longest));
+    let timeout = command.timeout_ms.map_or(rules.timeout, |ms| {
+        Duration::from_millis(ms).min(rules.timeout)
+    });
+    let mut readable = places.readable;
+    if let Some(Stdin::File(path)) = &stdin {
+        readable.push(path.clone());
+    }
+    let home = files.scratch().home();
+    let sandbox = rules.policy(tools.engine.identity(), &program, place.dir(), readable);
+    let cache = sandbox.as_ref().and_then(|policy| policy.cache_dir.clone());
+    let written = [place.dir().to_owned(), home.clone()];
     let invocation = Invocation {
         env: command.environment,
-        home: files.scratch().home(),
+        home,
         stdin,
         stdout_to: place.stdout().map(Path::to_owned),
         library_dir: program.library_dir.clone(),
+        limits: rules.limits(),
+        written: written.into_iter().chain(cache.clone()).collect(),
+        sandbox,
         ..Invocation::new(program.path.clone(), args, place.dir().to_owned(), timeout)
     };
     let (lines, inbox) = mpsc::channel(LINE_BATCHES);
-    let watching = watch(tools, &backend.name, inbox);
+    let watching = watch(tools, &backend.name, inbox, &invocation.progress);
     let running = worker_backends::run(&invocation, lines, &tools.reservation.cancel);
     let (ended, ()) = tokio::join!(running, watching);
     let ended = ended.map_err(not_run)?;
-    if ended.too_much_output {
-        return Err(Failure {
-            message: format!("{} printed more than a result may hold", backend.program),
-            retryable: false,
-        });
+    if let Some(failure) = over_limit(&backend.program, &ended, &invocation.limits) {
+        if let (true, Some(cache)) = (ended.too_much_disk, cache) {
+            // What it wrote there would be held against its next run.
+            let _ = tokio::fs::remove_dir_all(cache).await;
+        }
+        return Err(failure);
     }
     collect(ended, &place, files).await
 }
@@ -131,6 +146,8 @@ struct JobPlaces<'a> {
     files: &'a JobFiles,
     place: &'a CommandFiles,
     outputs: &'a [OutputKind],
+    /// What the command names, and nothing else, is opened to the program.
+    readable: Vec<PathBuf>,
 }
 
 impl Places for JobPlaces<'_> {
@@ -142,6 +159,7 @@ impl Places for JobPlaces<'_> {
             .files
             .program_path(FileId(id))
             .map_err(|error| Refused::Files(error.to_string()))?;
+        self.readable.push(path.clone());
         Ok(path.into_os_string())
     }
 
@@ -174,6 +192,10 @@ impl Places for JobPlaces<'_> {
             .files
             .show_directory(&shown)
             .map_err(|error| Refused::Files(error.to_string()))?;
+        // The folder, and where its links lead.
+        let shown = shown.iter().map(|(name, _)| path.join(name));
+        self.readable.extend(shown);
+        self.readable.push(path.clone());
         Ok(path.into_os_string())
     }
 }
@@ -203,8 +225,14 @@ fn not_run(error: RunError) -> Failure {
 }
 
 /// Lets the plugin read what its program prints, and passes on how far it is.
-async fn watch(tools: &Tools<'_>, backend: &str, mut inbox: mpsc::Receiver<Vec<String>>) {
+async fn watch(
+    tools: &Tools<'_>,
+    backend: &str,
+    mut inbox: mpsc::Receiver<Vec<String>>,
+    clock: &Clock,
+) {
     let mut state = 0;
+    let mut last = None;
     while let Some(lines) = inbox.recv().await {
         let (next, progress) = match tools.engine.read_progress(backend, state, lines).await {
             Ok(read) => read,
@@ -220,6 +248,10 @@ async fn watch(tools: &Tools<'_>, backend: &str, mut inbox: mpsc::Receiver<Vec<S
         };
         state = next;
         let Some(progress) = progress else { continue };
+        if last != Some((progress.done, progress.total)) {
+            last = Some((progress.done, progress.total));
+            clock.now();
+        }
         if tools.link.speaks(Extension::Progress) {
             tools.link.offer(WorkerFrame::Progress {
                 job_id: tools.job_id.to_string(),

@@ -8,9 +8,11 @@ mod command;
 mod environment;
 mod fetch;
 mod perform;
+mod rules;
 mod urls;
 
 pub(crate) use perform::{Performer, Tools};
+pub use rules::ProgramRules;
 pub(crate) use urls::OfferTexts;
 
 #[cfg(test)]
@@ -71,6 +73,10 @@ pub(crate) enum Refused {
     },
     #[error("a file cannot be shown to the program: {0}")]
     Files(String),
+    #[error(
+        "programs cannot be kept in a sandbox here ({why}), so only plugins that came with the worker run any; programs_without_sandbox = true lets this one"
+    )]
+    NoSandbox { why: String },
     #[error("effect `{name}` is not available in this version of the worker")]
     NotAvailable { name: String },
 }
