@@ -150,7 +150,6 @@ async fn spawn(
 ) -> Result<Arc<Instance>, ServerError> {
     let dir = Folder::make(folder)?;
     let launch = &slot.launch;
-    let program_dir = launch.path.parent().unwrap_or(Path::new("/")).to_owned();
     let mut invocation = Invocation::new(
         launch.path.clone(),
         launch.words(port),
@@ -159,16 +158,24 @@ async fn spawn(
     );
     invocation.env.clone_from(&launch.env);
     invocation.library_dir.clone_from(&launch.library_dir);
-    invocation.limits.grace = limits.grace;
+    invocation.limits = worker_backends::Limits {
+        grace: limits.grace,
+        silence: None,
+        first_progress: None,
+        next_progress: None,
+        ..launch.limits.clone()
+    };
     invocation.written = vec![dir.0.clone()];
-    invocation.sandbox = Some(SandboxPolicy {
-        readable: launch.readable.clone(),
-        program_dir,
+    invocation.sandbox = launch.sandbox.clone().map(|policy| SandboxPolicy {
         scratch: dir.0.clone(),
         listen: Some(port),
-        gpu: true,
-        ..SandboxPolicy::default()
+        ..policy
     });
+    let cache = invocation
+        .sandbox
+        .as_ref()
+        .and_then(|policy| policy.cache_dir.clone());
+    invocation.written.extend(cache);
     let (lines, inbox) = mpsc::channel(LINE_BATCHES);
     let running = worker_backends::start(&invocation, lines).await?;
     let (tell, gone) = watch::channel(None);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use worker_backends::{Limits, SandboxPolicy};
 
 /// The only address that servers listen on.
 pub(crate) const HOST: &str = "127.0.0.1";
@@ -40,8 +41,11 @@ pub struct Launch {
     pub parallel: u32,
     /// Longest until it is ready.
     pub start: Duration,
-    /// What it reads: the files themselves and the folders that show them.
-    pub readable: Vec<PathBuf>,
+    /// What it may reach besides its own folder and port: the files themselves and the folders that show them. None: what
+    /// the worker's user may.
+    pub sandbox: Option<SandboxPolicy>,
+    /// Bounds on what it writes. Silence and progress say nothing about a server that waits.
+    pub limits: Limits,
 }
 
 /// Servers of one key are one server.
@@ -119,7 +123,8 @@ mod tests {
             ready: "/".to_owned(),
             parallel: 1,
             start: Duration::from_secs(1),
-            readable: Vec::new(),
+            sandbox: None,
+            limits: Limits::default(),
         }
     }
 

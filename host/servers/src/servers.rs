@@ -220,6 +220,13 @@ impl Servers {
         Ok(())
     }
 
+    /// Whether the server for this runs.
+    #[must_use]
+    pub fn is_warm(&self, launch: &Launch) -> bool {
+        let slot = self.lock().get(&launch.key()).cloned();
+        slot.is_some_and(|slot| slot.usable().is_some())
+    }
+
     /// Ends servers that nobody uses, the one used longest ago first, until `enough` says so; `keep` stays. Their memory is
     /// free when this returns.
     pub async fn release_memory<F: Future<Output = bool>>(
