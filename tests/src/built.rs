@@ -28,6 +28,12 @@ pub fn hostile_program() -> &'static Path {
     PATH.get_or_init(|| current("hostile-program", "hostile-program"))
 }
 
+/// The stand-in for a native server.
+pub fn stand_in_server() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| current("stand-in-server", "stand-in-server"))
+}
+
 /// Root of the repository.
 pub fn root() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();

@@ -138,6 +138,7 @@ pub(crate) const MODELS_ROOT: &str = "models_root";
 pub(crate) const STATE_DIR: &str = "state_dir";
 pub(crate) const WS_RECONNECT_ATTEMPTS: &str = "ws_reconnect_attempts";
 pub(crate) const DRAIN_TIMEOUT_SECS: &str = "drain_timeout_secs";
+pub(crate) const SERVER_IDLE_SECS: &str = "server_idle_secs";
 pub(crate) const LISTEN: &str = "listen";
 pub(crate) const LOCAL_PORT: &str = "local_api_port";
 pub(crate) const LOCAL_TOKEN: &str = "local_api_token";
@@ -210,6 +211,16 @@ pub const KEYS: &[Key] = &[
         Some("600"),
         Effect::Used,
         "how long a stop waits for the job in hand, in seconds",
+    ),
+    key(
+        SERVER_IDLE_SECS,
+        Kind::Integer {
+            min: 0,
+            max: 86_400,
+        },
+        Some("300"),
+        Effect::Used,
+        "how long a warm server is kept that no job asks, in seconds",
     ),
     key(
         WS_RECONNECT_ATTEMPTS,

@@ -101,6 +101,8 @@ pub struct Settings {
     pub listen: Listen,
     /// How long a stop waits for the job in hand.
     pub drain_timeout: Duration,
+    /// How long a warm server is kept that no job asks.
+    pub server_idle: Duration,
     /// Failed reconnects in a row before the worker ends; `None`: it never does.
     pub reconnect_attempts: Option<NonZeroU32>,
     /// How programs are kept.
@@ -229,6 +231,9 @@ impl Reader<'_> {
             ),
             listen: self.listen(),
             drain_timeout: Duration::from_secs(u64::try_from(drain).unwrap_or(0)),
+            server_idle: Duration::from_secs(
+                u64::try_from(self.integer(keys::SERVER_IDLE_SECS)).unwrap_or(0),
+            ),
             reconnect_attempts: u32::try_from(attempts).ok().and_then(NonZeroU32::new),
             programs: self.programs(),
             prompts_in_journal: self.bool(keys::PROMPTS_IN_JOURNAL),

@@ -139,6 +139,12 @@ impl JobRun {
         let started = Instant::now();
         let mut files = None;
         let produced = self.produce(&mut files).await;
+        let (servers, id) = (&self.shared.servers, self.claim.job_id.as_str());
+        if self.reservation.cancel.is_cancelled() {
+            servers.job_stopped(id).await;
+        } else {
+            servers.job_ended(id);
+        }
         let payload = match produced {
             Ok(ready) => {
                 let told = format!(
@@ -273,6 +279,7 @@ impl JobRun {
                 texts: &texts,
                 link: &self.link,
                 reservation: &self.reservation,
+                vram_gb: self.claim.vram_gb_estimate,
             });
             // A job that asks for nothing costs the disk nothing.
             if files.is_none() {

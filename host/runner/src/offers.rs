@@ -12,6 +12,7 @@ use worker_egress::Egress;
 use worker_files::{ModelCache, ScratchRoot};
 use worker_plugins::contract::{Candidate, WorkerState};
 use worker_plugins::{Engine, Generation};
+use worker_servers::Servers;
 use worker_wire::{Capabilities, Claim, JobId, StudioLink, WorkerFrame, reject};
 
 use crate::capabilities::{MachineFacts, capabilities};
@@ -43,6 +44,8 @@ pub struct RunnerParts {
     pub egress: Arc<Egress>,
     /// Takes results.
     pub delivery: Arc<Delivery>,
+    /// Native servers, kept warm.
+    pub servers: Servers,
     /// Keeps the journals.
     pub journals: JournalStore,
     /// What the machine is.
@@ -92,6 +95,7 @@ pub(crate) struct Shared {
     pub(crate) cache: Arc<ModelCache>,
     pub(crate) egress: Arc<Egress>,
     pub(crate) delivery: Arc<Delivery>,
+    pub(crate) servers: Servers,
     pub(crate) journals: JournalStore,
     pub(crate) facts: MachineFacts,
     pub(crate) reporter: Reporter,
@@ -115,6 +119,7 @@ impl Runner {
             cache: parts.cache,
             egress: parts.egress,
             delivery: parts.delivery,
+            servers: parts.servers,
             journals: parts.journals,
             facts: parts.facts,
             reporter: Reporter::new(parts.log),
@@ -183,12 +188,17 @@ impl Runner {
         self.takes_jobs()?;
         self.0.slot.settle(HAND_OVER).await;
         let generation = self.generation();
-        let candidates = self.candidates(&generation);
-        let state = self.worker_state(&generation).await;
-        let routed = generation
-            .router()
-            .route(&claim.raw, candidates, state)
-            .await;
+        let mut routed = self.route(&generation, claim).await;
+        let lacks_memory =
+            matches!(&routed, Ok(Err(rejection)) if rejection.code == reject::INSUFFICIENT_MEMORY);
+        if lacks_memory && self.fits_when_empty(claim) && !self.0.servers.list().is_empty() {
+            // What idle servers hold is not lost to an offer: they go, and it is measured again.
+            self.0
+                .servers
+                .release_memory(None, || async { false })
+                .await;
+            routed = self.route(&generation, claim).await;
+        }
         let name = match routed {
             Ok(Ok(name)) => name,
             Ok(Err(rejection)) => {
@@ -216,6 +226,50 @@ impl Runner {
         Ok((generation, engine))
     }
 
+    async fn route(
+        &self,
+        generation: &Generation,
+        claim: &Claim,
+    ) -> Result<Result<String, worker_plugins::contract::Rejection>, worker_plugins::CallError>
+    {
+        let candidates = self.candidates(generation);
+        let state = self.worker_state(generation).await;
+        generation
+            .router()
+            .route(&claim.raw, candidates, state)
+            .await
+    }
+
+    /// Whether the operator takes jobs of this size at all.
+    fn fits_when_empty(&self, claim: &Claim) -> bool {
+        claim.vram_gb_estimate <= self.0.facts.vram_threshold_gb
+    }
+
+    /// Engine plugin and model of the servers that are warm.
+    fn warm(&self) -> Vec<(String, String)> {
+        let servers = self.0.servers.list().into_iter();
+        servers
+            .map(|server| (server.plugin, server.model))
+            .collect()
+    }
+
+    /// The native servers.
+    pub fn servers(&self) -> &Servers {
+        &self.0.servers
+    }
+
+    /// Ends the servers whose plugin or program is not served any more.
+    pub fn retire_servers(&self) {
+        let generation = self.generation();
+        self.0.servers.retire(|launch| {
+            generation.engine(&launch.plugin).is_some_and(|engine| {
+                let program = self.0.programs.get(engine, &launch.backend);
+                engine.identity().digest == launch.plugin_digest
+                    && program.is_ok_and(|program| program.digest == launch.program_digest)
+            })
+        });
+    }
+
     fn candidates(&self, generation: &Generation) -> Vec<Candidate> {
         let engines = generation.engines().iter();
         engines
@@ -235,7 +289,7 @@ impl Runner {
             vram_threshold_gb: self.0.facts.vram_threshold_gb,
             device_free_gb: machine.gpu.and_then(|gpu| gpu.free).map(gib),
             host_available_gb: machine.host_available.map(gib),
-            warm: Vec::new(),
+            warm: self.warm(),
             settings: generation.router().settings().to_owned(),
         }
     }

@@ -16,6 +16,7 @@ use worker_plugins::{Generation, Loaded, Sandbox, SandboxOptions, Source};
 use worker_runner::{
     JournalStore, MachineFacts, ProgramRules, Programs, Runner, RunnerParts, RunnerSettings,
 };
+use worker_servers::Servers;
 use worker_session::{Identity, IdentityStore, LogShipper, SaveError};
 use worker_studio::{Approval, Studio, StudioOptions};
 use worker_wire::{ApiBase, LogEntry, LogLevel, Secret};
@@ -130,6 +131,13 @@ pub(crate) async fn runner(
         cache: Arc::new(ModelCache::open(&settings.models_root)?),
         egress: Arc::new(Egress::new(egress_policy(settings)?)?),
         delivery,
+        servers: Servers::open(
+            &paths.state.join("servers"),
+            worker_servers::Limits {
+                idle: settings.server_idle,
+                ..worker_servers::Limits::default()
+            },
+        )?,
         journals: JournalStore::open(&paths.journal, settings.prompts_in_journal)?,
         facts,
         log: Arc::new(move |entry| log.push(entry)),

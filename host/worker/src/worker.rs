@@ -164,7 +164,13 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
     ));
     let looking = tokio::spawn({
         let runner = runner.clone();
-        async move { programs.keep_looking(|| runner.generation()).await }
+        async move {
+            let generation = || {
+                runner.retire_servers();
+                runner.generation()
+            };
+            programs.keep_looking(generation).await;
+        }
     });
     Ok(Up {
         runner,
@@ -221,6 +227,7 @@ impl Up {
             // The session bounds its own end; what it says was logged by it.
             let _ = self.session.await;
         }
+        self.runner.servers().stop().await;
         self.delivery.stop().await;
         self.server_stop.cancel();
         let _ = self.server.await;

@@ -74,6 +74,7 @@ pub(super) async fn run(
         sandbox,
         ..Invocation::new(program.path.clone(), args, place.dir().to_owned(), timeout)
     };
+    super::call::make_room(tools, None).await;
     let (lines, inbox) = mpsc::channel(LINE_BATCHES);
     let watching = watch(tools, &backend.name, inbox, &invocation.progress);
     let running = worker_backends::run(&invocation, lines, &tools.reservation.cancel);
@@ -90,11 +91,14 @@ pub(super) async fn run(
 }
 
 /// A program that answers its probes with nothing cannot be held against any option.
-fn says_anything(probes: &[String]) -> bool {
+pub(super) fn says_anything(probes: &[String]) -> bool {
     probes.iter().any(|text| !text.trim().is_empty())
 }
 
-fn declared<'a>(tools: &'a Tools<'_>, name: &str) -> Result<(&'a Backend, ProgramState), Refused> {
+pub(super) fn declared<'a>(
+    tools: &'a Tools<'_>,
+    name: &str,
+) -> Result<(&'a Backend, ProgramState), Refused> {
     let declared = tools
         .engine
         .description()
@@ -225,7 +229,7 @@ fn not_run(error: RunError) -> Failure {
 }
 
 /// Lets the plugin read what its program prints, and passes on how far it is.
-async fn watch(
+pub(super) async fn watch(
     tools: &Tools<'_>,
     backend: &str,
     mut inbox: mpsc::Receiver<Vec<String>>,

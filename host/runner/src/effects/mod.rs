@@ -4,6 +4,7 @@
 //! decides what that means for its job.
 
 mod arguments;
+mod call;
 mod command;
 mod environment;
 mod fetch;
@@ -77,6 +78,23 @@ pub(crate) enum Refused {
         "programs cannot be kept in a sandbox here ({why}), so only plugins that came with the worker run any; programs_without_sandbox = true lets this one"
     )]
     NoSandbox { why: String },
+    #[error("the plugin calls program `{name}` as a server, but declared no `serves` for it")]
+    NoServer { name: String },
+    #[error("the plugin's call names `{target}`, which {why}")]
+    Target {
+        target: String,
+        why: worker_servers::BadTarget,
+    },
+    #[error("`{method}` is not a method of a call: GET, POST, PUT, PATCH, DELETE, HEAD or OPTIONS")]
+    Method { method: String },
+    #[error("header `{name}` of a call {why}")]
+    Header { name: String, why: &'static str },
+    #[error(
+        "file {id} is of this job only; a server is launched with files of the model cache, so fetch it with a name to keep it under"
+    )]
+    NotCached { id: u32 },
+    #[error("a server's launch arguments name an output; what a server makes is in its answers")]
+    ServerOutput,
     #[error("effect `{name}` is not available in this version of the worker")]
     NotAvailable { name: String },
 }

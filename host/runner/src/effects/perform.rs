@@ -11,7 +11,7 @@ use worker_plugins::Engine;
 use worker_plugins::contract::{Effect, Failure, Outcome, Range};
 use worker_wire::{JobId, StudioLink};
 
-use super::{OfferTexts, Refused, command, fetch};
+use super::{OfferTexts, Refused, call, command, fetch};
 use crate::finish::part;
 use crate::offers::Shared;
 use crate::slot::Reservation;
@@ -34,6 +34,8 @@ pub(crate) struct Tools<'a> {
     pub(crate) texts: &'a OfferTexts,
     pub(crate) link: &'a StudioLink,
     pub(crate) reservation: &'a Reservation,
+    /// What the studio says that the job takes of the GPU's memory, in GiB.
+    pub(crate) vram_gb: f32,
 }
 
 /// Performs the batches of one job.
@@ -109,10 +111,9 @@ impl<'a> Performer<'a> {
                 }
                 Ok(Outcome::Waited)
             }
-            Effect::Call(_) => Err(Refused::NotAvailable {
-                name: "call".to_owned(),
-            }
-            .into()),
+            Effect::Call(asked) => call::call(&self.tools, asked, files)
+                .await
+                .map(Outcome::Responded),
             Effect::Http(_) => Err(Refused::NotAvailable {
                 name: "http".to_owned(),
             }

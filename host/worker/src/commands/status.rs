@@ -107,6 +107,32 @@ fn lines(status: &Value) -> Vec<String> {
         };
         line("job", Some(format!("{job} {stage}{progress}")));
     }
+    for server in status
+        .get("servers")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        let field = |name: &str| {
+            server
+                .get(name)
+                .map(|value| {
+                    value
+                        .as_str()
+                        .map_or_else(|| value.to_string(), str::to_owned)
+                })
+                .unwrap_or_default()
+        };
+        lines.push(format!(
+            "{:<13}{} (pid {}) for {} {}, {} calls",
+            "warm server",
+            field("program"),
+            field("pid"),
+            field("plugin"),
+            field("model"),
+            field("calls")
+        ));
+    }
     lines.extend(super::plugin::listing(status));
     lines
 }

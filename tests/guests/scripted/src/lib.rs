@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 use studio_plugin::{
     Ask, Backend, Composed, Context, Description, Engine, Failure, Finished, Job, OpenTask,
-    Outcome, Progress, join_all,
+    Outcome, Progress, Server, join_all,
 };
 
 /// See the module.
@@ -26,6 +26,13 @@ impl Engine for Scripted {
     fn describe() -> Description {
         let stand_in = Backend::new("stand-in", "stand-in")
             .probe(["--help"])
+            .server(Server {
+                listen: vec!["{host}:{port}".to_owned()],
+                ready: "/health".to_owned(),
+                parallel: 1,
+                start_ms: 60_000,
+                routes: vec!["/v1".to_owned()],
+            })
             .dispensable();
         Description::new(["scripted"])
             .kind("scripted", ["scripted"])

@@ -106,6 +106,9 @@ fn fill(name: &str, content: &mut Value) {
             if let Some(request) = content.get_mut("request") {
                 fill_request(request);
             }
+            if let Some(request) = content.get_mut("on_cancel").filter(|it| !it.is_null()) {
+                fill_request(request);
+            }
         }
         "write" => {
             if let Some(parts) = content.get_mut(1) {

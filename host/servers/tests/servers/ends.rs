@@ -1,0 +1,173 @@
+//! When a server ends.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use worker_servers::{CallError, Limits, ServerError, Servers};
+
+use crate::rig::{Rig, get, is_there, launch, until};
+
+#[tokio::test]
+async fn nobody_asks_so_it_goes() {
+    let rig = Rig::with(|limits| limits.idle = Duration::from_millis(100));
+    let server = launch(&[]);
+    let lease = rig.lease(&server).await.unwrap();
+    let pid = lease.id();
+    // Longer than it may be idle: a call is not idleness.
+    rig.ask(
+        lease,
+        &get("/v1/work?ms=400"),
+        None,
+        &CancellationToken::new(),
+    )
+    .await
+    .unwrap();
+    until("its end", || !is_there(pid)).await;
+    assert_ne!(rig.lease(&server).await.unwrap().id(), pid);
+}
+
+#[tokio::test]
+async fn one_that_stops_its_work_when_told_stays_warm() {
+    let rig = Rig::new();
+    let server = launch(&[]);
+    let pid = cancelled(&rig, &server, true).await;
+    assert!(is_there(pid));
+    rig.servers.job_stopped("job").await;
+    assert!(is_there(pid), "its work is known to be over");
+    assert_eq!(rig.lease(&server).await.unwrap().id(), pid);
+}
+
+#[tokio::test]
+async fn one_that_is_deaf_or_has_no_word_for_it_is_ended() {
+    let rig = Rig::new();
+    let deaf = launch(&["--deaf"]);
+    let pid = cancelled(&rig, &deaf, true).await;
+    assert!(!is_there(pid), "409 is no yes");
+    let pid = cancelled(&rig, &launch(&[]), false).await;
+    assert!(!is_there(pid), "nothing to tell it with");
+    // Ended by us, so not held against it.
+    for _ in 0..4 {
+        cancelled(&rig, &deaf, true).await;
+    }
+    rig.pid(&deaf).await;
+}
+
+/// Cancels a call of an hour; the process that it went to.
+async fn cancelled(rig: &Rig, server: &worker_servers::Launch, tells: bool) -> i32 {
+    let cancel = CancellationToken::new();
+    let lease = rig.lease(server).await.unwrap();
+    let (pid, mut lines) = (lease.id(), lease.lines());
+    let (work, stop) = (get("/v1/work?ms=3600000"), get("/v1/cancel"));
+    let call = rig.ask(lease, &work, tells.then_some(&stop), &cancel);
+    let watch = async {
+        lines.recv().await;
+        cancel.cancel();
+    };
+    let (answer, ()) = tokio::join!(call, watch);
+    assert!(matches!(answer, Err(CallError::Cancelled)), "{answer:?}");
+    pid
+}
+
+#[tokio::test]
+async fn a_late_answer_ends_it_too() {
+    let rig = Rig::new();
+    let lease = rig.lease(&launch(&[])).await.unwrap();
+    let pid = lease.id();
+    let mut request = get("/v1/work?ms=3600000");
+    request.timeout = Duration::from_millis(100);
+    let late = rig
+        .ask(lease, &request, None, &CancellationToken::new())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(late, CallError::TimedOut { .. }) && late.is_passing(),
+        "{late}"
+    );
+    assert!(!is_there(pid));
+}
+
+#[tokio::test]
+async fn a_job_that_stops_between_calls_takes_its_server_along() {
+    let rig = Rig::new();
+    let server = launch(&[]);
+    rig.pid(&server).await;
+    let pid = rig.servers.list()[0].pid;
+    rig.servers.job_stopped("another").await;
+    assert!(is_there(pid));
+    rig.servers.job_ended("job");
+    rig.servers.job_stopped("job").await;
+    assert!(is_there(pid), "a job that ended by itself left no work");
+    rig.pid(&server).await;
+    rig.servers.job_stopped("job").await;
+    assert!(!is_there(pid));
+}
+
+#[tokio::test]
+async fn memory_is_released_longest_unused_first_and_never_from_one_in_use() {
+    let rig = Rig::new();
+    let servers = ["1", "2", "3", "4"].map(|n| launch(&["--load-ms", n]));
+    for server in &servers {
+        rig.pid(server).await;
+    }
+    let _used = rig.lease(&servers[0]).await.unwrap();
+    let pids: Vec<i32> = servers
+        .iter()
+        .zip(rig.servers.list())
+        .map(|(_, status)| status.pid)
+        .collect();
+    let mut asked = 0;
+    rig.servers
+        .release_memory(Some(&servers[1]), || {
+            asked += 1;
+            let enough = asked > 1;
+            async move { enough }
+        })
+        .await;
+    let there: Vec<bool> = pids.iter().map(|pid| is_there(*pid)).collect();
+    assert_eq!(there, [true, true, false, true]);
+    rig.servers.release_memory(None, || async { false }).await;
+    let there: Vec<bool> = pids.iter().map(|pid| is_there(*pid)).collect();
+    assert_eq!(there, [true, false, false, false]);
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_replaced_loses_its_servers_after_the_call_in_hand() {
+    let rig = Rig::new();
+    let (old, mut new) = (launch(&[]), launch(&[]));
+    new.plugin_digest = "22".to_owned();
+    let lease = rig.lease(&old).await.unwrap();
+    let pid = lease.id();
+    rig.servers.retire(|launch| launch.plugin_digest == "22");
+    assert_ne!(
+        rig.pid(&new).await,
+        rig.pid(&launch(&["--load-ms", "1"])).await
+    );
+    rig.ask(lease, &get("/v1/pid"), None, &CancellationToken::new())
+        .await
+        .expect("the call in hand is finished");
+    until("the old one's end", || !is_there(pid)).await;
+    rig.pid(&new).await;
+}
+
+#[tokio::test]
+async fn the_worker_goes_and_nothing_stays() {
+    let rig = Rig::new();
+    let (a, b) = (launch(&[]), launch(&["--load-ms", "1"]));
+    rig.pid(&a).await;
+    rig.pid(&b).await;
+    let pids: Vec<i32> = rig.servers.list().iter().map(|server| server.pid).collect();
+    assert_eq!(pids.len(), 2);
+    rig.servers.stop().await;
+    assert!(pids.iter().all(|pid| !is_there(*pid)));
+    assert!(matches!(rig.lease(&a).await, Err(ServerError::Stopping)));
+    let folder = rig.dir.path().join("servers");
+    let left: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
+    assert_eq!(left, ["shown"], "its folders went with the processes");
+    std::fs::create_dir(folder.join("left-by-a-power-cut")).unwrap();
+    Servers::open(&folder, Limits::default()).unwrap();
+    assert!(!folder.join("left-by-a-power-cut").exists());
+}

@@ -1,0 +1,232 @@
+//! Stands in for a native server: loads, answers, and behaves as badly as its options say.
+//!
+//! Listens on the last argument, `HOST:PORT`. Without one it does its one piece of work as a command: loads, prints, ends.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a stand-in may break; the tests are about who looks after it"
+)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::exit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const HELP: &str = "usage: stand-in [OPTIONS] [HOST:PORT]
+  --load-ms N     answer 503 on /health for so long
+  --die-after N   end with code 9 instead of the N-th answer under /v1
+  --exit N        end with this code before listening
+  --never-ready   answer 503 on /health for ever
+  --silent        accept and answer nothing
+  --wrong-port    listen on another port
+  --open          listen for other machines too
+  --deaf          answer 409 to /v1/cancel and go on
+  --model FILE    what /v1/model answers
+";
+
+#[derive(Default)]
+struct Options {
+    load: u64,
+    die_after: u64,
+    exit: Option<i32>,
+    never_ready: bool,
+    silent: bool,
+    wrong_port: bool,
+    open: bool,
+    deaf: bool,
+    model: Option<String>,
+    at: Option<String>,
+}
+
+struct State {
+    options: Options,
+    started: Instant,
+    answers: AtomicU64,
+    polls: AtomicU64,
+    cancels: AtomicU64,
+}
+
+fn main() {
+    let options = options();
+    if let Some(code) = options.exit {
+        eprintln!("cannot load: exit was asked for");
+        exit(code);
+    }
+    let Some(at) = options.at.clone() else {
+        thread::sleep(Duration::from_millis(options.load));
+        println!("worked");
+        return;
+    };
+    let (_, port) = at.rsplit_once(':').expect("HOST:PORT");
+    let at = match (options.wrong_port, options.open) {
+        (true, _) => "127.0.0.1:0".to_owned(),
+        (_, true) => format!("0.0.0.0:{port}"),
+        _ => at,
+    };
+    let listener = TcpListener::bind(at).expect("a port");
+    eprintln!("listening");
+    let state = Arc::new(State {
+        options,
+        started: Instant::now(),
+        answers: AtomicU64::new(0),
+        polls: AtomicU64::new(0),
+        cancels: AtomicU64::new(0),
+    });
+    for stream in listener.incoming().flatten() {
+        let state = state.clone();
+        thread::spawn(move || serve(&stream, &state));
+    }
+}
+
+fn options() -> Options {
+    let mut options = Options::default();
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().expect("a value");
+        match word.as_str() {
+            "--help" => {
+                print!("{HELP}");
+                exit(0);
+            }
+            "--load-ms" => options.load = value().parse().expect("a number"),
+            "--die-after" => options.die_after = value().parse().expect("a number"),
+            "--exit" => options.exit = Some(value().parse().expect("a number")),
+            "--never-ready" => options.never_ready = true,
+            "--silent" => options.silent = true,
+            "--wrong-port" => options.wrong_port = true,
+            "--open" => options.open = true,
+            "--deaf" => options.deaf = true,
+            "--model" => options.model = Some(value()),
+            _ if word.starts_with('-') => {
+                eprintln!("error: unknown argument: {word}");
+                exit(1);
+            }
+            _ => options.at = Some(word),
+        }
+    }
+    options
+}
+
+fn serve(stream: &TcpStream, state: &State) {
+    let Some((head, target)) = read(stream) else {
+        return;
+    };
+    if state.options.silent {
+        thread::sleep(Duration::from_secs(3600));
+    }
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let number = query
+        .rsplit('=')
+        .next()
+        .and_then(|text| text.parse::<u64>().ok())
+        .unwrap_or(0);
+    if path == "/health" {
+        let loading = state.started.elapsed() < Duration::from_millis(state.options.load);
+        let status = if loading || state.options.never_ready {
+            "503 Loading"
+        } else {
+            "200 OK"
+        };
+        return answer(stream, status, "", b"{}");
+    }
+    if state.answers.fetch_add(1, SeqCst) + 1 == state.options.die_after {
+        eprintln!("out of luck");
+        exit(9);
+    }
+    match path {
+        "/v1/pid" => answer(
+            stream,
+            "200 OK",
+            "",
+            format!("{{\"pid\":{}}}", std::process::id()).as_bytes(),
+        ),
+        "/v1/echo" => answer(stream, "200 OK", "X-Echo: yes\r\n", head.as_bytes()),
+        "/v1/model" => {
+            let model = std::fs::read(state.options.model.as_deref().unwrap_or_default());
+            answer(
+                stream,
+                "200 OK",
+                "",
+                &model.unwrap_or_else(|error| error.to_string().into_bytes()),
+            );
+        }
+        "/v1/work" => work(stream, state, number),
+        "/v1/cancel" if state.options.deaf => answer(stream, "409 Conflict", "", b"no"),
+        "/v1/cancel" => {
+            state.cancels.fetch_add(1, SeqCst);
+            answer(stream, "200 OK", "", b"{}");
+        }
+        "/v1/poll" => {
+            let polls = state.polls.fetch_add(1, SeqCst);
+            let word = if polls < 2 { "pending" } else { "done" };
+            answer(
+                stream,
+                "200 OK",
+                "",
+                format!("{{\"job\":{{\"state\":\"{word}\"}},\"polls\":{polls}}}").as_bytes(),
+            );
+        }
+        "/v1/big" => answer(
+            stream,
+            "200 OK",
+            "",
+            &vec![b'x'; usize::try_from(number).unwrap()],
+        ),
+        "/v1/garbage" => drop((&mut &*stream).write_all(b"nonsense\r\n\r\n")),
+        "/v1/short" => {
+            drop((&mut &*stream).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nx"))
+        }
+        "/v1/redirect" => answer(stream, "302 Found", "Location: /admin\r\n", b""),
+        "/admin" => answer(stream, "200 OK", "", b"secret"),
+        _ => answer(stream, "404 Not Found", "", b""),
+    }
+}
+
+/// Works for so long, or until it is cancelled; tells how far it is.
+fn work(stream: &TcpStream, state: &State, milliseconds: u64) {
+    let (began, cancels) = (Instant::now(), state.cancels.load(SeqCst));
+    let time = Duration::from_millis(milliseconds);
+    eprintln!("progress 1/2");
+    while began.elapsed() < time && state.cancels.load(SeqCst) == cancels {
+        thread::sleep(Duration::from_millis(5).min(time));
+    }
+    eprintln!("progress 2/2");
+    answer(stream, "200 OK", "", b"{\"worked\":true}");
+}
+
+/// The head of a request and its target; the body is read and left.
+fn read(stream: &TcpStream) -> Option<(String, String)> {
+    let mut reader = BufReader::new(stream);
+    let (mut head, mut length) = (String::new(), 0);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        if line == "\r\n" {
+            break;
+        }
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().ok()?;
+        }
+        head.push_str(&line);
+    }
+    std::io::copy(&mut reader.take(length), &mut std::io::sink()).ok()?;
+    let target = head.split(' ').nth(1)?.to_owned();
+    Some((head, target))
+}
+
+fn answer(mut stream: &TcpStream, status: &str, headers: &str, body: &[u8]) {
+    let head = format!(
+        "HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    // Whoever asked may be gone.
+    let _ = stream
+        .write_all(head.as_bytes())
+        .and_then(|()| stream.write_all(body));
+}
