@@ -4,6 +4,7 @@
 //! program sees nothing of the worker's environment but what it is given, that it cannot outlive its time, its job or the
 //! worker, and that whatever it prints, and however much, costs a bounded amount of memory.
 
+mod answers;
 mod environment;
 mod exec;
 mod find;
@@ -13,11 +14,18 @@ mod lines;
 mod machine;
 mod output;
 mod programs;
+mod provision;
 mod run;
+mod vulkan;
 
 pub use environment::{EnvironmentRefusal, check_env_name, library_dir};
 pub use find::{FindError, Found, Origin, Wanted, find, is_interpreter};
 pub use invocation::{Invocation, Limits, Stdin};
 pub use machine::{Gpu, Machine, MachineState, gib};
 pub use programs::{DigestError, ProbeError, ProbeLimits, Programs};
+pub use provision::{
+    Archive, ArchiveError, ArchiveLimits, KnownArchive, KnownError, ProvisionError, Releases,
+    free_bytes,
+};
 pub use run::{Exit, RunError, run};
+pub use vulkan::{Vulkan, vulkan};

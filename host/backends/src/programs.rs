@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::answers::Answers;
 use crate::environment::library_dir;
 use crate::invocation::Invocation;
 use crate::run::{RunError, run};
@@ -119,6 +120,7 @@ type Question = (String, Vec<OsString>);
 #[derive(Debug)]
 pub struct Programs {
     work: PathBuf,
+    kept: Answers,
     digests: Mutex<HashMap<Identity, String>>,
     answers: Mutex<HashMap<Question, String>>,
 }
@@ -127,8 +129,15 @@ impl Programs {
     /// `work` is a directory that probed programs see as their own.
     #[must_use]
     pub fn new(work: PathBuf) -> Self {
+        Self::with_answers(work, None)
+    }
+
+    /// The same, with a folder in which answers outlive the worker.
+    #[must_use]
+    pub fn with_answers(work: PathBuf, answers: Option<PathBuf>) -> Self {
         Self {
             work,
+            kept: Answers::new(answers),
             digests: Mutex::default(),
             answers: Mutex::default(),
         }
@@ -175,7 +184,14 @@ impl Programs {
         if let Some(answer) = get(&self.answers, &key) {
             return Ok(answer);
         }
-        let answer = self.ask(program, args, limits, cancel).await?;
+        let answer = match self.kept.get(&key.0, &args, limits.bytes) {
+            Some(answer) => answer,
+            None => {
+                let answer = self.ask(program, args, limits, cancel).await?;
+                self.kept.put(&key.0, &key.1, &answer);
+                answer
+            }
+        };
         put(&self.answers, key, answer.clone());
         Ok(answer)
     }

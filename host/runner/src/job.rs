@@ -4,15 +4,16 @@
 //! handed over, its scratch directory is gone, and the slot is free.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use worker_delivery::{Delivered, KeepError, Kept, MediaContent, Payload, Product};
 use worker_files::JobFiles;
-use worker_plugins::contract::{Failure, Finished, Job, Next, Outcome, Provenance};
+use worker_plugins::contract::{Failure, Finished, Job, Next, Outcome, Progress, Provenance};
 use worker_plugins::{CallError, Engine, Generation};
-use worker_wire::{Claim, StudioLink, WorkerFrame};
+use worker_wire::{Claim, Extension, StudioLink, WorkerFrame};
 
 use crate::effects::{OfferTexts, Performer, Tools};
 use crate::finish::{FinishError, Ready, finish};
@@ -31,6 +32,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Accepted,
+    Provisioning,
     Stepping,
     Performing,
     Finishing,
@@ -43,6 +45,7 @@ impl Stage {
     fn name(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
+            Self::Provisioning => "provisioning",
             Self::Stepping => "stepping",
             Self::Performing => "performing",
             Self::Finishing => "finishing",
@@ -189,11 +192,10 @@ impl JobRun {
     /// The engine's work: steps and effects until it finishes, then the chain of finishers.
     async fn produce(&mut self, kept: &mut Option<JobFiles>) -> Result<Ready, JobError> {
         let cancel = self.reservation.cancel.clone();
-        let job = Arc::new(self.job()?);
         let produced = tokio::select! {
             biased;
             // The effect in hand sees the same token and ends what it started before this returns.
-            produced = self.steps(&job, kept) => produced,
+            produced = self.steps(kept) => produced,
             () = cancelled_for_long(&cancel) => Err(JobError::Cancelled),
         };
         match produced {
@@ -205,11 +207,9 @@ impl JobRun {
         }
     }
 
-    async fn steps(
-        &mut self,
-        job: &Arc<Job>,
-        files: &mut Option<JobFiles>,
-    ) -> Result<Ready, JobError> {
+    async fn steps(&mut self, files: &mut Option<JobFiles>) -> Result<Ready, JobError> {
+        self.provide_programs().await?;
+        let job = &Arc::new(self.job()?);
         self.enter(Stage::Stepping);
         self.subject = self.engine.subject(job).await?;
         let finished = self.step_until_finished(job, files).await?;
@@ -234,6 +234,50 @@ impl JobRun {
         )
         .await?;
         Ok(ready)
+    }
+
+    /// Downloads the programs that the engine lacks, before its job is told what there is.
+    async fn provide_programs(&mut self) -> Result<(), JobError> {
+        let (programs, engine) = (self.shared.programs.clone(), self.engine.clone());
+        let to_come = programs.downloadable(&engine);
+        let Some((backend, archive)) = to_come.first() else {
+            return Ok(());
+        };
+        self.enter(Stage::Provisioning);
+        let note = format!("downloading {}", backend.program);
+        self.shared.reporter.info(
+            Some(&self.claim.job_id),
+            format!("{note}: {}", crate::provision::shown(archive)),
+        );
+        let told = AtomicU32::new(u32::MAX);
+        let on_progress = |done: u64, total: Option<u64>| {
+            let mib = |bytes: u64| u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
+            let progress = Progress {
+                done: mib(done),
+                total: total.map_or(0, mib).max(mib(done)),
+                note: Some(note.clone()),
+            };
+            if told.swap(progress.done, Ordering::Relaxed) != progress.done {
+                self.show(progress);
+            }
+        };
+        let cancel = &self.reservation.cancel;
+        programs
+            .provide(&engine, &self.shared.egress, &on_progress, cancel)
+            .await
+            .map_err(JobError::Failed)
+    }
+
+    fn show(&self, progress: Progress) {
+        if self.link.speaks(Extension::Progress) {
+            self.link.offer(WorkerFrame::Progress {
+                job_id: self.claim.job_id.to_string(),
+                done: progress.done,
+                total: progress.total,
+                note: progress.note.clone(),
+            });
+        }
+        self.reservation.progress(progress);
     }
 
     async fn step_until_finished(

@@ -147,7 +147,7 @@ fn egress_policy(settings: &Settings) -> Result<worker_egress::Policy, Failure> 
 /// The programs of a configuration; nothing is looked for yet.
 pub(crate) fn programs(paths: &Paths, settings: &Settings) -> Result<Arc<Programs>, Failure> {
     std::fs::create_dir_all(&paths.state)?;
-    Ok(Programs::new(&settings.models_root, &paths.state))
+    Ok(Programs::new(&settings.models_root, &paths.programs))
 }
 
 async fn facts(settings: &Settings, programs: &Programs) -> MachineFacts {
