@@ -13,5 +13,6 @@ mod inventions;
 mod kinds;
 mod pictures;
 mod program;
+mod provision;
 mod stops;
 mod uploads;

@@ -62,12 +62,23 @@ fn private(check: &str, path: &Path) -> Check {
     }
     let found = format!("{shown} is {mode:o}: others can look into it");
     let next = format!("chmod {wanted} {shown}");
-    // A folder that others can list shows names; a file that they can read shows tokens.
-    if metadata.is_dir() {
-        Check::warning(check, found, next)
-    } else {
+    // A folder that others can list shows names; a file that they can read may show tokens.
+    if !metadata.is_dir() && holds_secret(path) {
         Check::failure(check, found, next)
+    } else {
+        Check::warning(check, found, next)
     }
+}
+
+/// Whether a file is one of ours that has a token in it. The token's own file is nothing but one.
+fn holds_secret(path: &Path) -> bool {
+    const SECRETS: [&str; 3] = ["auth_token", "registration_secret", "local_api_token"];
+    let is_config = path.extension().is_some_and(|ext| ext == "toml");
+    let text = fs::read_to_string(path).unwrap_or_default();
+    !is_config
+        || text
+            .lines()
+            .any(|line| SECRETS.iter().any(|key| line.trim_start().starts_with(key)))
 }
 
 fn writable(check: &str, dir: &Path) -> Check {
