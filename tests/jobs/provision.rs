@@ -94,7 +94,13 @@ async fn two_releases_side_by_side_each_with_its_own_command_line() {
     let old = rig.files.put("sd-764.zip", release(764));
     let new = rig.files.put("sd-827.zip", release(827));
 
+    // As a worker leaves it that is killed while an archive comes.
+    let left = rig.home.path("state/programs/staging/release-left");
+    fs::create_dir_all(&left).unwrap();
+    fs::write(left.join("archive"), "half").unwrap();
+
     let (worker, api) = rig.start(&old, "master-764-e22272e").await;
+    assert!(!left.exists(), "swept at start");
     let plugin = sd(&api).await;
     assert_eq!(plugin["serves"], true, "{plugin}");
     let to_come = plugin["toDownload"][0].as_str().unwrap();

@@ -4,21 +4,21 @@
 //! handed over, its scratch directory is gone, and the slot is free.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use worker_delivery::{Delivered, KeepError, Kept, MediaContent, Payload, Product};
 use worker_files::JobFiles;
-use worker_plugins::contract::{Failure, Finished, Job, Next, Outcome, Progress, Provenance};
+use worker_plugins::contract::{Failure, Finished, Job, Next, Outcome, Provenance};
 use worker_plugins::{CallError, Engine, Generation};
-use worker_wire::{Claim, Extension, StudioLink, WorkerFrame};
+use worker_wire::{Claim, StudioLink, WorkerFrame};
 
 use crate::effects::{OfferTexts, Performer, Tools};
 use crate::finish::{FinishError, Ready, finish};
 use crate::journal::Journal;
 use crate::offers::Shared;
+use crate::provision::provide_for_job;
 use crate::slot::{Reservation, StopReason};
 
 /// Longest error text that goes to the studio, in bytes. Longer texts have broken dashboards.
@@ -238,46 +238,20 @@ impl JobRun {
 
     /// Downloads the programs that the engine lacks, before its job is told what there is.
     async fn provide_programs(&mut self) -> Result<(), JobError> {
-        let (programs, engine) = (self.shared.programs.clone(), self.engine.clone());
-        let to_come = programs.downloadable(&engine);
-        let Some((backend, archive)) = to_come.first() else {
+        let (shared, engine) = (self.shared.clone(), self.engine.clone());
+        if shared.programs.downloadable(&engine).is_empty() {
             return Ok(());
-        };
-        self.enter(Stage::Provisioning);
-        let note = format!("downloading {}", backend.program);
-        self.shared.reporter.info(
-            Some(&self.claim.job_id),
-            format!("{note}: {}", crate::provision::shown(archive)),
-        );
-        let told = AtomicU32::new(u32::MAX);
-        let on_progress = |done: u64, total: Option<u64>| {
-            let mib = |bytes: u64| u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
-            let progress = Progress {
-                done: mib(done),
-                total: total.map_or(0, mib).max(mib(done)),
-                note: Some(note.clone()),
-            };
-            if told.swap(progress.done, Ordering::Relaxed) != progress.done {
-                self.show(progress);
-            }
-        };
-        let cancel = &self.reservation.cancel;
-        programs
-            .provide(&engine, &self.shared.egress, &on_progress, cancel)
-            .await
-            .map_err(JobError::Failed)
-    }
-
-    fn show(&self, progress: Progress) {
-        if self.link.speaks(Extension::Progress) {
-            self.link.offer(WorkerFrame::Progress {
-                job_id: self.claim.job_id.to_string(),
-                done: progress.done,
-                total: progress.total,
-                note: progress.note.clone(),
-            });
         }
-        self.reservation.progress(progress);
+        self.enter(Stage::Provisioning);
+        provide_for_job(
+            &shared,
+            &engine,
+            &self.claim.job_id,
+            &self.link,
+            &self.reservation,
+        )
+        .await
+        .map_err(JobError::Failed)
     }
 
     async fn step_until_finished(

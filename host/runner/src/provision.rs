@@ -4,6 +4,7 @@
 //! one that the operator names in the plugin's variables; nothing is downloaded before a job needs it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,11 @@ use tokio_util::sync::CancellationToken;
 use worker_backends::{Archive, ProvisionError, Releases};
 use worker_egress::{Egress, OnProgress, shown_url};
 use worker_plugins::Engine;
-use worker_plugins::contract::{Backend, Build};
+use worker_plugins::contract::{Backend, Build, Failure, Progress};
+use worker_wire::{Extension, JobId, StudioLink, WorkerFrame};
+
+use crate::offers::Shared;
+use crate::slot::Reservation;
 
 /// How long an archive that cannot be used is left alone: until then its engine is not advertised. Shorter fails jobs that
 /// another worker could do; longer keeps an engine away after the publisher has mended it.
@@ -126,6 +131,46 @@ impl Archives {
             }
         }
     }
+}
+
+/// Downloads what a job's engine lacks and says how far it is, as for any other progress of the job.
+pub(crate) async fn provide_for_job(
+    shared: &Shared,
+    engine: &Engine,
+    job_id: &JobId,
+    link: &StudioLink,
+    reservation: &Reservation,
+) -> Result<(), Failure> {
+    for (backend, archive) in shared.programs.downloadable(engine) {
+        let message = format!("downloading {}: {}", backend.program, shown(&archive));
+        shared.reporter.info(Some(job_id), message);
+    }
+    let told = AtomicU32::new(u32::MAX);
+    let on_progress = |done: u64, total: Option<u64>| {
+        let mib = |bytes: u64| u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
+        let progress = Progress {
+            done: mib(done),
+            total: total.map_or(0, mib).max(mib(done)),
+            note: Some("downloading its program, in MiB".to_owned()),
+        };
+        // Said for each further MiB; this is called for every few kilobytes.
+        if told.swap(progress.done, Ordering::Relaxed) == progress.done {
+            return;
+        }
+        if link.speaks(Extension::Progress) {
+            link.offer(WorkerFrame::Progress {
+                job_id: job_id.to_string(),
+                done: progress.done,
+                total: progress.total,
+                note: progress.note.clone(),
+            });
+        }
+        reservation.progress(progress);
+    };
+    shared
+        .programs
+        .provide(engine, &shared.egress, &on_progress, &reservation.cancel)
+        .await
 }
 
 /// An archive as its release and address, for people.

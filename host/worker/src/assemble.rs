@@ -152,6 +152,16 @@ pub(crate) fn programs(paths: &Paths, settings: &Settings) -> Result<Arc<Program
 
 async fn facts(settings: &Settings, programs: &Programs) -> MachineFacts {
     let gpu = programs.machine().await.gpu;
+    match &gpu {
+        Some(gpu) => {
+            let gigabytes = worker_backends::gib(gpu.total);
+            tracing::info!(target: "worker", gpu = gpu.name, "{gigabytes:.1} GiB of GPU memory");
+        }
+        None => tracing::warn!(
+            target: "worker",
+            "no GPU memory can be measured: jobs are admitted without that check; `doctor` says more"
+        ),
+    }
     MachineFacts {
         machine_name: hostname::get()
             .ok()
