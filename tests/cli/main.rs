@@ -8,6 +8,7 @@
 )]
 
 mod configuration;
+mod doctor;
 mod local_api;
 mod plugins;
 mod running;

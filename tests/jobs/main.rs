@@ -14,5 +14,6 @@ mod kinds;
 mod pictures;
 mod program;
 mod servers;
+mod provision;
 mod stops;
 mod uploads;

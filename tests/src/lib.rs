@@ -13,6 +13,7 @@
 )]
 
 pub mod api;
+pub mod archive;
 pub mod built;
 pub mod files;
 pub mod folder;

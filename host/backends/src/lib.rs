@@ -5,6 +5,7 @@
 //! worker, and that whatever it prints, and however much, costs a bounded amount of memory.
 
 mod ending;
+mod answers;
 mod environment;
 mod exec;
 mod find;
@@ -22,10 +23,12 @@ mod orphans;
 mod output;
 mod processes;
 mod programs;
+mod provision;
 mod run;
 mod running;
 mod sandbox;
 mod watch;
+mod vulkan;
 
 pub use ending::{Exit, RunError, Stall};
 pub use environment::{EnvironmentRefusal, check_env_name, library_dir};
@@ -39,3 +42,8 @@ pub use run::run;
 pub use running::{Running, start};
 pub use sandbox::{SandboxPolicy, Support, support};
 pub use watch::Clock;
+pub use provision::{
+    Archive, ArchiveError, ArchiveLimits, KnownArchive, KnownError, ProvisionError, Releases,
+    free_bytes,
+};
+pub use vulkan::{Vulkan, vulkan};

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -110,7 +110,10 @@ impl Machine {
         {
             return state;
         }
-        let gpus = self.nvidia(cancel).await.into_iter().chain(self.amd());
+        let gpus = self.nvidia(cancel).await.into_iter();
+        let gpus = gpus
+            .chain(self.amd())
+            .chain(apple(&self.work, cancel).await);
         let state = MachineState {
             gpu: gpus.max_by_key(|gpu| gpu.total),
             host_available: self.host_available(),
@@ -187,7 +190,18 @@ impl Machine {
         cards.filter_map(device).filter_map(gpu).collect()
     }
 
+    /// The least of what the machine has free and what the control groups that the worker is in leave it.
     fn host_available(&self) -> Option<u64> {
+        let machine = self.machine_available();
+        let groups = self.control_groups();
+        groups
+            .into_iter()
+            .filter_map(|dir| room_in(&dir))
+            .chain(machine)
+            .min()
+    }
+
+    fn machine_available(&self) -> Option<u64> {
         let text = fs::read_to_string(self.proc.join("meminfo")).ok()?;
         let line = text
             .lines()
@@ -195,6 +209,56 @@ impl Machine {
         let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
         kib.checked_mul(1024)
     }
+
+    /// The folders of the worker's own group and of those around it, where the unified hierarchy is mounted.
+    fn control_groups(&self) -> Vec<PathBuf> {
+        let text = fs::read_to_string(self.proc.join("self/cgroup")).unwrap_or_default();
+        let Some(own) = text.lines().find_map(|line| line.strip_prefix("0::/")) else {
+            return Vec::new();
+        };
+        let root = self.sys.join("fs/cgroup");
+        let own = Path::new(own);
+        // A group that lies outside what this container sees is named with `..`.
+        let plain = own
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+        own.ancestors()
+            .filter(|_| plain)
+            .map(|part| root.join(part))
+            .collect()
+    }
+}
+
+/// What a control group may still take: its limit without what cannot be given back. None where it has no limit.
+fn room_in(group: &Path) -> Option<u64> {
+    let limit = number(&group.join("memory.max"))?;
+    let stat = fs::read_to_string(group.join("memory.stat")).ok()?;
+    let anonymous = stat.lines().find_map(|line| line.strip_prefix("anon "))?;
+    Some(limit.saturating_sub(anonymous.trim().parse().ok()?))
+}
+
+/// Three quarters of the memory that processor and GPU share: what the system lets one program's GPU work have.
+#[cfg(target_os = "macos")]
+async fn apple(work: &Path, cancel: &CancellationToken) -> Option<Gpu> {
+    let args = ["-n", "hw.memsize"]
+        .into_iter()
+        .map(OsString::from)
+        .collect();
+    let program = PathBuf::from("/usr/sbin/sysctl");
+    let invocation = Invocation::new(program, args, work.to_owned(), PATIENCE);
+    let (lines, _) = mpsc::channel(1);
+    let exit = run(&invocation, lines, cancel).await.ok()?;
+    let memory: u64 = exit.stdout_tail.trim().parse().ok()?;
+    Some(Gpu {
+        name: "Apple GPU".to_owned(),
+        total: memory / 4 * 3,
+        free: None,
+    })
+}
+
+#[cfg(not(target_os = "macos"))]
+async fn apple(_work: &Path, _cancel: &CancellationToken) -> Option<Gpu> {
+    None
 }
 
 fn number(path: &Path) -> Option<u64> {

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::ending::RunError;
+use crate::answers::Answers;
 use crate::environment::library_dir;
 use crate::invocation::Invocation;
 use crate::run::run;
@@ -120,6 +121,7 @@ type Question = (String, Vec<OsString>);
 #[derive(Debug)]
 pub struct Programs {
     work: PathBuf,
+    kept: Answers,
     digests: Mutex<HashMap<Identity, String>>,
     answers: Mutex<HashMap<Question, String>>,
 }
@@ -128,8 +130,15 @@ impl Programs {
     /// `work` is a directory that probed programs see as their own.
     #[must_use]
     pub fn new(work: PathBuf) -> Self {
+        Self::with_answers(work, None)
+    }
+
+    /// The same, with a folder in which answers outlive the worker.
+    #[must_use]
+    pub fn with_answers(work: PathBuf, answers: Option<PathBuf>) -> Self {
         Self {
             work,
+            kept: Answers::new(answers),
             digests: Mutex::default(),
             answers: Mutex::default(),
         }
@@ -176,7 +185,14 @@ impl Programs {
         if let Some(answer) = get(&self.answers, &key) {
             return Ok(answer);
         }
-        let answer = self.ask(program, args, limits, cancel).await?;
+        let answer = match self.kept.get(&key.0, &args, limits.bytes) {
+            Some(answer) => answer,
+            None => {
+                let answer = self.ask(program, args, limits, cancel).await?;
+                self.kept.put(&key.0, &key.1, &answer);
+                answer
+            }
+        };
         put(&self.answers, key, answer.clone());
         Ok(answer)
     }

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use worker_backends::{DigestError, Gpu, Machine, ProbeError, ProbeLimits, Programs, gib};
+use worker_backends::{
+    DigestError, Gpu, Machine, ProbeError, ProbeLimits, Programs, Vulkan, gib, vulkan,
+};
 
 fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
@@ -219,4 +221,96 @@ async fn what_cannot_be_asked_is_unknown_and_not_zero() {
             .await;
         assert_eq!((state.gpu, state.host_available), (None, None), "{smi}");
     }
+}
+
+#[tokio::test]
+async fn a_control_group_leaves_less_than_the_machine_has() {
+    let here = Rig::new();
+    here.put("proc/meminfo", "MemAvailable:   16777216 kB\n");
+    here.put("proc/self/cgroup", "0::/user.slice/worker.scope\n");
+    let available = async || {
+        here.machine(None)
+            .state(&CancellationToken::new())
+            .await
+            .host_available
+            .map(gib)
+    };
+    assert_eq!(available().await, Some(16.0), "no limit is known");
+    here.put("sys/fs/cgroup/user.slice/worker.scope/memory.max", "max\n");
+    here.put(
+        "sys/fs/cgroup/user.slice/memory.max",
+        &format!("{}\n", 8_u64 << 30),
+    );
+    here.put(
+        "sys/fs/cgroup/user.slice/memory.stat",
+        &format!("anon {}\nfile 99999999999\n", 2_u64 << 30),
+    );
+    assert_eq!(available().await, Some(6.0), "the group around it counts");
+    here.put(
+        "sys/fs/cgroup/user.slice/worker.scope/memory.max",
+        &format!("{}\n", 1_u64 << 30),
+    );
+    here.put(
+        "sys/fs/cgroup/user.slice/worker.scope/memory.stat",
+        &format!("anon {}\n", 2_u64 << 30),
+    );
+    assert_eq!(available().await, Some(0.0));
+    here.put("proc/self/cgroup", "0::/../elsewhere\n");
+    assert_eq!(available().await, Some(16.0), "a group that cannot be seen");
+}
+
+#[test]
+fn a_vulkan_loader_and_its_drivers() {
+    let here = Rig::new();
+    assert_eq!(vulkan(here.dir.path()), Vulkan::default());
+    here.put("usr/lib/x86_64-linux-gnu/libvulkan.so.1", "");
+    here.put("usr/share/vulkan/icd.d/radeon_icd.json", "{}");
+    here.put("etc/vulkan/icd.d/nvidia_icd.json", "{}");
+    here.put("etc/vulkan/icd.d/README", "");
+    let found = vulkan(here.dir.path());
+    assert!(
+        found
+            .loader
+            .unwrap()
+            .ends_with("usr/lib/x86_64-linux-gnu/libvulkan.so.1")
+    );
+    assert_eq!(found.drivers, ["nvidia_icd", "radeon_icd"]);
+}
+
+#[tokio::test]
+async fn answers_outlive_the_worker_and_a_broken_one_is_asked_for_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (kept, limits) = (dir.path().join("answers"), ProbeLimits::default());
+    let program = script(dir.path(), "engine", "echo x >> asked; echo \"usage $1\"");
+    let asked = || {
+        fs::read_to_string(dir.path().join("asked"))
+            .unwrap()
+            .lines()
+            .count()
+    };
+    for _ in 0..2 {
+        // As after a restart: nothing is in memory.
+        let programs = Programs::with_answers(dir.path().to_owned(), Some(kept.clone()));
+        assert_eq!(
+            probe(&programs, &program, &limits).await.unwrap(),
+            "usage --help"
+        );
+        assert_eq!(asked(), 1);
+    }
+    for entry in fs::read_dir(&kept).unwrap().flatten() {
+        fs::write(entry.path(), [0xff, 0xfe]).unwrap();
+    }
+    let programs = Programs::with_answers(dir.path().to_owned(), Some(kept.clone()));
+    assert_eq!(
+        probe(&programs, &program, &limits).await.unwrap(),
+        "usage --help"
+    );
+    assert_eq!(asked(), 2);
+    // Another program with another answer.
+    let other = script(dir.path(), "other", "echo x >> asked; echo \"other $1\"");
+    assert_eq!(
+        probe(&programs, &other, &limits).await.unwrap(),
+        "other --help"
+    );
+    assert_eq!((asked(), fs::read_dir(&kept).unwrap().count()), (3, 2));
 }

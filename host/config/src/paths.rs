@@ -39,6 +39,8 @@ pub struct Paths {
     pub journal: PathBuf,
     /// One folder per running job.
     pub scratch: PathBuf,
+    /// Native programs that were downloaded, and what is known of them.
+    pub programs: PathBuf,
     /// Compiled components.
     pub compiled: PathBuf,
     /// The embedded studio's queue and uploads.
@@ -77,6 +79,7 @@ impl Paths {
             aside: state.join("aside"),
             journal: state.join("journal"),
             scratch: state.join("scratch"),
+            programs: state.join("programs"),
             compiled: state.join("compiled"),
             embedded_identity: studio.join("worker-identity.toml"),
             studio,

@@ -59,7 +59,7 @@ pub(crate) fn capabilities(
     };
     let mut models = BTreeSet::new();
     for engine in generation.engines() {
-        if !programs.all_there(engine) {
+        if !programs.can_serve(engine) {
             continue;
         }
         for name in &engine.description().engines {

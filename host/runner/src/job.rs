@@ -18,6 +18,7 @@ use crate::effects::{OfferTexts, Performer, Tools};
 use crate::finish::{FinishError, Ready, finish};
 use crate::journal::Journal;
 use crate::offers::Shared;
+use crate::provision::provide_for_job;
 use crate::slot::{Reservation, StopReason};
 
 /// Longest error text that goes to the studio, in bytes. Longer texts have broken dashboards.
@@ -31,6 +32,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Accepted,
+    Provisioning,
     Stepping,
     Performing,
     Finishing,
@@ -43,6 +45,7 @@ impl Stage {
     fn name(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
+            Self::Provisioning => "provisioning",
             Self::Stepping => "stepping",
             Self::Performing => "performing",
             Self::Finishing => "finishing",
@@ -195,11 +198,10 @@ impl JobRun {
     /// The engine's work: steps and effects until it finishes, then the chain of finishers.
     async fn produce(&mut self, kept: &mut Option<JobFiles>) -> Result<Ready, JobError> {
         let cancel = self.reservation.cancel.clone();
-        let job = Arc::new(self.job()?);
         let produced = tokio::select! {
             biased;
             // The effect in hand sees the same token and ends what it started before this returns.
-            produced = self.steps(&job, kept) => produced,
+            produced = self.steps(kept) => produced,
             () = cancelled_for_long(&cancel) => Err(JobError::Cancelled),
         };
         match produced {
@@ -211,11 +213,9 @@ impl JobRun {
         }
     }
 
-    async fn steps(
-        &mut self,
-        job: &Arc<Job>,
-        files: &mut Option<JobFiles>,
-    ) -> Result<Ready, JobError> {
+    async fn steps(&mut self, files: &mut Option<JobFiles>) -> Result<Ready, JobError> {
+        self.provide_programs().await?;
+        let job = &Arc::new(self.job()?);
         self.enter(Stage::Stepping);
         self.subject = self.engine.subject(job).await?;
         let finished = self.step_until_finished(job, files).await?;
@@ -240,6 +240,24 @@ impl JobRun {
         )
         .await?;
         Ok(ready)
+    }
+
+    /// Downloads the programs that the engine lacks, before its job is told what there is.
+    async fn provide_programs(&mut self) -> Result<(), JobError> {
+        let (shared, engine) = (self.shared.clone(), self.engine.clone());
+        if shared.programs.downloadable(&engine).is_empty() {
+            return Ok(());
+        }
+        self.enter(Stage::Provisioning);
+        provide_for_job(
+            &shared,
+            &engine,
+            &self.claim.job_id,
+            &self.link,
+            &self.reservation,
+        )
+        .await
+        .map_err(JobError::Failed)
     }
 
     async fn step_until_finished(

@@ -12,6 +12,7 @@ mod journal;
 mod offers;
 mod plan;
 mod programs;
+mod provision;
 mod report;
 mod slot;
 

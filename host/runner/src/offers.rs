@@ -216,7 +216,7 @@ impl Runner {
         };
         let engine = generation.engine(&name).cloned();
         let engine = engine
-            .filter(|engine| self.0.programs.all_there(engine))
+            .filter(|engine| self.0.programs.can_serve(engine))
             .ok_or_else(|| Turned {
                 code: reject::UNSUPPORTED_ENGINE.to_owned(),
                 reason: format!(
@@ -273,7 +273,7 @@ impl Runner {
     fn candidates(&self, generation: &Generation) -> Vec<Candidate> {
         let engines = generation.engines().iter();
         engines
-            .filter(|engine| self.0.programs.all_there(engine))
+            .filter(|engine| self.0.programs.can_serve(engine))
             .map(|engine| engine.candidate())
             .collect()
     }

@@ -1,7 +1,8 @@
 //! The native programs that the plugins declared, as they are on this machine.
 //!
-//! Looked for at start and now and then, probed once per binary. An engine whose programs are not all
-//! there is not advertised, so no studio offers what cannot be served.
+//! Looked for at start and now and then, probed once per binary. A program that is not there and has a build for this
+//! platform is downloaded for the first job that needs it. An engine whose programs are neither there nor to be had is not
+//! advertised, so no studio offers what cannot be served.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,9 +11,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use worker_backends::{Machine, MachineState, Origin, ProbeLimits, Wanted, library_dir};
-use worker_plugins::contract::{Backend, BackendStatus};
+use worker_backends::{
+    Archive, Machine, MachineState, Origin, ProbeLimits, ProvisionError, Releases, Wanted,
+    library_dir,
+};
+use worker_egress::{Egress, OnProgress};
+use worker_plugins::contract::{Backend, BackendStatus, Failure};
 use worker_plugins::{Engine, Generation};
+
+use crate::provision::{Archives, shown};
 
 /// How often programs are looked for again. Shorter only touches the disk more; longer advertises what is gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -41,6 +48,8 @@ pub struct MissingProgram {
     pub program: String,
     /// Why, and what to do.
     pub reason: String,
+    /// The archive that it is downloaded from for the first job that needs it; none where it cannot be had.
+    pub archive: Option<Archive>,
 }
 
 impl fmt::Display for MissingProgram {
@@ -56,18 +65,40 @@ pub struct Programs {
     models_root: PathBuf,
     machine: Machine,
     probes: worker_backends::Programs,
+    releases: Releases,
+    archives: Archives,
     found: RwLock<HashMap<(String, String), Found>>,
 }
 
 impl Programs {
-    /// Nothing is looked for yet. `work` is the folder that a probed program sees as its own.
-    pub fn new(models_root: &Path, work: &Path) -> Arc<Self> {
+    /// Nothing is looked for yet. Below `dir` lie downloaded releases, what programs answered, and the folder that a
+    /// probed program sees as its own.
+    pub fn new(models_root: &Path, dir: &Path) -> Arc<Self> {
+        let work = dir.join("work");
+        if let Err(error) = std::fs::create_dir_all(&work) {
+            tracing::warn!(target: "job", %error, "programs cannot be probed: no folder to run them in");
+        }
+        let answers = Some(dir.join("answers"));
         Arc::new(Self {
             models_root: models_root.to_owned(),
-            machine: Machine::new(work.to_owned()),
-            probes: worker_backends::Programs::new(work.to_owned()),
+            machine: Machine::new(work.clone()),
+            probes: worker_backends::Programs::with_answers(work, answers),
+            releases: Releases::new(dir.to_owned()),
+            archives: Archives::default(),
             found: RwLock::default(),
         })
+    }
+
+    /// Removes what interrupted downloads left. Only for the worker that owns the folder, at its start.
+    pub fn sweep(&self) {
+        if let Err(error) = self.releases.sweep() {
+            tracing::warn!(target: "job", "{error}");
+        }
+    }
+
+    /// The releases that were downloaded.
+    pub fn releases(&self) -> &Releases {
+        &self.releases
     }
 
     /// Looks for every program of a generation: one that is gone is no longer served, one that was replaced is probed
@@ -77,14 +108,83 @@ impl Programs {
             for backend in &engine.description().backends {
                 let key = (engine.identity().name.clone(), backend.name.clone());
                 let known = self.read(&key);
-                let found = self.look(backend).await;
+                let found = self.look(engine, backend).await;
                 tell(&key.0, backend, known.as_ref(), &found);
-                self.found
-                    .write()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(key, found);
+                self.keep(key, found);
             }
         }
+    }
+
+    fn keep(&self, key: (String, String), found: Found) {
+        self.found
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key, found);
+    }
+
+    /// Downloads what an engine needs and this machine lacks, as far as there are builds. Two jobs that need one release
+    /// share its download.
+    pub(crate) async fn provide(
+        &self,
+        engine: &Engine,
+        egress: &Egress,
+        on_progress: OnProgress<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let mut changed = false;
+        for (backend, archive) in self.downloadable(engine) {
+            let wanted = (&archive, backend.program.as_str());
+            let provided =
+                self.archives
+                    .provide(&self.releases, wanted, egress, on_progress, cancel);
+            changed = true;
+            if let Err(error) = provided.await {
+                self.look_again(engine).await;
+                return Err(failure(&backend.program, &archive, &error));
+            }
+        }
+        if changed {
+            self.look_again(engine).await;
+            let lacking = self
+                .needed(engine)
+                .find_map(|backend| self.get(engine, &backend.name).err());
+            if let Some(missing) = lacking {
+                return Err(Failure {
+                    message: missing.reason,
+                    retryable: false,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_again(&self, engine: &Engine) {
+        for backend in &engine.description().backends {
+            let key = (engine.identity().name.clone(), backend.name.clone());
+            let known = self.read(&key);
+            let found = self.look(engine, backend).await;
+            tell(&key.0, backend, known.as_ref(), &found);
+            self.keep(key, found);
+        }
+    }
+
+    /// What is downloaded before an engine's next job: programs that it cannot do without. One that it can do without is
+    /// used when it comes in the same archive.
+    pub(crate) fn downloadable<'a>(&self, engine: &'a Engine) -> Vec<(&'a Backend, Archive)> {
+        self.needed(engine)
+            .filter_map(|backend| {
+                let missing = self.get(engine, &backend.name).err()?;
+                Some((backend, missing.archive?))
+            })
+            .collect()
+    }
+
+    fn needed<'a>(&self, engine: &'a Engine) -> impl Iterator<Item = &'a Backend> {
+        engine
+            .description()
+            .backends
+            .iter()
+            .filter(|backend| !backend.optional)
     }
 
     /// Looks again, now and then; runs until it is dropped.
@@ -95,35 +195,26 @@ impl Programs {
         }
     }
 
-    async fn look(&self, backend: &Backend) -> Found {
+    async fn look(&self, engine: &Engine, backend: &Backend) -> Found {
         let missing = |reason: String| MissingProgram {
             program: backend.program.clone(),
             reason,
+            archive: None,
         };
         let wanted = Wanted {
             name: backend.name.clone(),
             program: backend.program.clone(),
             path_override_env: backend.overrides.path.clone(),
         };
-        let found =
-            worker_backends::find(&wanted, &self.models_root, &|name| std::env::var_os(name))
-                .map_err(|error| missing(error.to_string()))?;
-        let Some(found) = found else {
-            let by_variable = backend
-                .overrides
-                .path
-                .as_ref()
-                .map(|name| format!(", or name it in {name}"));
-            return Err(missing(format!(
-                "`{}` is neither in {}, ~/.local/bin nor on PATH; install it there{}",
-                backend.program,
-                self.models_root.join("bin").display(),
-                by_variable.unwrap_or_default()
-            )));
+        let own = worker_backends::find(&wanted, &self.models_root, &|name| std::env::var_os(name))
+            .map_err(|error| missing(error.to_string()))?;
+        let (path, origin, release) = match own {
+            Some(found) => (found.path, origin(&found.how), None),
+            None => self.downloaded(engine, backend).await?,
         };
         let digest = self
             .probes
-            .digest(&found.path)
+            .digest(&path)
             .await
             .map_err(|error| missing(error.to_string()))?;
         // Probes are bounded by their own time limit.
@@ -132,18 +223,67 @@ impl Programs {
         for arguments in &backend.probes {
             let text = self
                 .probes
-                .probe(&found.path, arguments, &ProbeLimits::default(), &never)
+                .probe(&path, arguments, &ProbeLimits::default(), &never)
                 .await;
             probes.push(text.map_err(|error| missing(error.to_string()))?);
         }
         Ok(ProgramState {
-            origin: origin(&found.how),
-            library_dir: library_dir(&found.path),
-            path: found.path,
+            origin,
+            library_dir: library_dir(&path),
+            path,
             digest,
-            release: None,
+            release,
             probes,
         })
+    }
+
+    /// A program in a release that was downloaded before; else what can be done about it.
+    async fn downloaded(
+        &self,
+        engine: &Engine,
+        backend: &Backend,
+    ) -> Result<(PathBuf, String, Option<String>), MissingProgram> {
+        let missing = |reason: String, archive| MissingProgram {
+            program: backend.program.clone(),
+            reason,
+            archive,
+        };
+        let archive = match self.archives.of(engine, backend).await {
+            Ok(archive) => archive,
+            Err(why) => return Err(missing(self.install_by_hand(backend, &why), None)),
+        };
+        match self.releases.installed(&archive, &backend.program) {
+            Ok(Some(path)) => {
+                let origin = format!("downloaded, {}", shown(&archive));
+                Ok((path, origin, archive.release))
+            }
+            Ok(None) => Err(match self.archives.useless(&archive) {
+                Some(why) => missing(self.install_by_hand(backend, &why), None),
+                None => missing(
+                    format!(
+                        "`{}` is not on this machine yet; {} is downloaded for the first job that needs it",
+                        backend.program,
+                        shown(&archive)
+                    ),
+                    Some(archive),
+                ),
+            }),
+            Err(error) => Err(missing(error.to_string(), None)),
+        }
+    }
+
+    fn install_by_hand(&self, backend: &Backend, why: &str) -> String {
+        let by_variable = backend
+            .overrides
+            .path
+            .as_ref()
+            .map(|name| format!(", or name it in {name}"));
+        format!(
+            "`{}` is neither in {}, ~/.local/bin nor on PATH, and {why}; install it there{}",
+            backend.program,
+            self.models_root.join("bin").display(),
+            by_variable.unwrap_or_default()
+        )
     }
 
     fn read(&self, key: &(String, String)) -> Option<Found> {
@@ -161,16 +301,18 @@ impl Programs {
                 Err(MissingProgram {
                     program: backend.to_owned(),
                     reason: "it was not looked for yet".to_owned(),
+                    archive: None,
                 })
             })
     }
 
-    /// Whether every program that an engine cannot do without is there.
-    pub fn all_there(&self, engine: &Engine) -> bool {
-        let backends = &engine.description().backends;
-        backends
-            .iter()
-            .all(|backend| backend.optional || self.get(engine, &backend.name).is_ok())
+    /// Whether every program that an engine cannot do without is there, or is downloaded for its first job.
+    pub fn can_serve(&self, engine: &Engine) -> bool {
+        self.needed(engine)
+            .all(|backend| match self.get(engine, &backend.name) {
+                Ok(_) => true,
+                Err(missing) => missing.archive.is_some(),
+            })
     }
 
     /// The programs of an engine as its jobs see them.
@@ -219,6 +361,13 @@ impl Programs {
     }
 }
 
+fn failure(program: &str, archive: &Archive, error: &ProvisionError) -> Failure {
+    Failure {
+        message: format!("{program} ({}): {error}", shown(archive)),
+        retryable: error.retryable(),
+    }
+}
+
 fn origin(how: &Origin) -> String {
     match how {
         Origin::Environment(variable) => format!("named in {variable}"),
@@ -241,6 +390,9 @@ fn tell(plugin: &str, backend: &Backend, before: Option<&Found>, now: &Found) {
             sha256 = state.digest,
             "program found"
         ),
+        (None | Some(Ok(_)), Err(missing)) if missing.archive.is_some() => {
+            tracing::info!(target: "job", plugin, program = backend.program, "{missing}");
+        }
         (None | Some(Ok(_)), Err(missing)) => {
             tracing::warn!(target: "job", plugin, program = backend.program, "not served: {missing}");
         }

@@ -216,11 +216,21 @@ fn egress_policy(settings: &Settings) -> Result<worker_egress::Policy, Failure> 
 /// The programs of a configuration; nothing is looked for yet.
 pub(crate) fn programs(paths: &Paths, settings: &Settings) -> Result<Arc<Programs>, Failure> {
     std::fs::create_dir_all(&paths.state)?;
-    Ok(Programs::new(&settings.models_root, &paths.state))
+    Ok(Programs::new(&settings.models_root, &paths.programs))
 }
 
 async fn facts(settings: &Settings, programs: &Programs) -> MachineFacts {
     let gpu = programs.machine().await.gpu;
+    match &gpu {
+        Some(gpu) => {
+            let gigabytes = worker_backends::gib(gpu.total);
+            tracing::info!(target: "worker", gpu = gpu.name, "{gigabytes:.1} GiB of GPU memory");
+        }
+        None => tracing::warn!(
+            target: "worker",
+            "no GPU memory can be measured: jobs are admitted without that check; `doctor` says more"
+        ),
+    }
     MachineFacts {
         machine_name: hostname::get()
             .ok()

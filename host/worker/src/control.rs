@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 use worker_plugins::{Generation, Refusal};
-use worker_runner::{Programs, Runner};
+use worker_runner::{MissingProgram, Programs, Runner};
 use worker_session::States;
 use worker_wire::timestamp;
 
@@ -140,16 +140,19 @@ pub(crate) fn describe_plugins(generation: &Generation, programs: &Programs) -> 
             .iter()
             .map(|kind| json!({ "kind": kind.kind, "models": kind.models }))
             .collect();
-        let missing: Vec<String> = programs
+        let (to_come, missing): (Vec<_>, Vec<_>) = programs
             .missing(engine)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+            .into_iter()
+            .partition(|missing| missing.archive.is_some());
+        let told = |programs: &[MissingProgram]| {
+            json!(programs.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
         let own = [
             ("engines", json!(engine.description().engines)),
             ("kinds", json!(kinds)),
-            ("serves", json!(programs.all_there(engine))),
-            ("missing", json!(missing)),
+            ("serves", json!(programs.can_serve(engine))),
+            ("missing", told(&missing)),
+            ("toDownload", told(&to_come)),
         ];
         let mut entry = plugin_entry("engine", engine.identity());
         entry.extend(own.map(|(name, value)| (name.to_owned(), value)));

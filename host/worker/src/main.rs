@@ -108,6 +108,14 @@ async fn dispatch(command: Command, paths: Paths, settings: Settings) -> Result<
         Command::Plugin(Plugins::Validate { files, json }) => {
             commands::plugin::validate(&paths, &files, json).await
         }
+        Command::Programs { accept, json } => {
+            let output = &mut Output::standard();
+            commands::programs::run(&paths, accept.as_deref(), json, output)
+        }
+        Command::Doctor { plugins, json } => {
+            let output = &mut Output::standard();
+            commands::doctor::run(&paths, &settings, plugins.as_deref(), json, output).await
+        }
         Command::Plan {
             offer,
             plugins,

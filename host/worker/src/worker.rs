@@ -100,6 +100,7 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
 
     assemble::mark_programs(&paths, &settings)?;
     let programs = assemble::programs(&paths, &settings)?;
+    programs.sweep();
     programs.discover(&generation).await;
     let log = LogShipper::new();
     let url = local::url_of(&listener)?;

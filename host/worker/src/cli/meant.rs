@@ -9,7 +9,8 @@ use serde_json::Value;
 use worker_wire::{ApiBase, JobId};
 
 use super::typed::{
-    Typed, TypedApproval, TypedCommand, TypedPlugin, TypedResults, TypedSubmit, TypedWorkers,
+    Typed, TypedApproval, TypedCommand, TypedPlugin, TypedPrograms, TypedResults, TypedSubmit,
+    TypedWorkers,
 };
 
 /// One call of the program.
@@ -55,6 +56,15 @@ pub(crate) enum Command {
         gigabytes: f64,
     },
     Plugin(Plugins),
+    Programs {
+        /// Digest of an archive to trust; none lists them.
+        accept: Option<String>,
+        json: bool,
+    },
+    Doctor {
+        plugins: Option<PathBuf>,
+        json: bool,
+    },
     Plan {
         offer: PathBuf,
         plugins: Option<PathBuf>,
@@ -191,6 +201,17 @@ fn command(typed: TypedCommand) -> Result<Command, clap::Error> {
         TypedCommand::Config(json) => Command::Config { json: json.json },
         TypedCommand::SetThreshold { gigabytes } => Command::SetThreshold { gigabytes },
         TypedCommand::Plugin { action } => Command::Plugin(plugins(action)),
+        TypedCommand::Programs { action, json } => Command::Programs {
+            accept: match action {
+                None | Some(TypedPrograms::List) => None,
+                Some(TypedPrograms::Accept { sha256 }) => Some(sha256),
+            },
+            json,
+        },
+        TypedCommand::Doctor { plugins, json } => Command::Doctor {
+            plugins: plugins.plugins,
+            json: json.json,
+        },
         TypedCommand::Plan {
             offer,
             plugins,
@@ -371,6 +392,8 @@ mod tests {
             &["set-threshold", "much"],
             &["plugin"],
             &["plugin", "validate"],
+            &["programs", "accept"],
+            &["programs", "accept", "abc"],
             &["nonsense"],
             &[],
         ] {

@@ -97,6 +97,21 @@ Ctrl-C cancels the job.")]
         #[command(subcommand)]
         action: TypedPlugin,
     },
+    /// List the programs that were downloaded, or accept one that its address gives changed
+    Programs {
+        #[command(subcommand)]
+        action: Option<TypedPrograms>,
+        /// Print JSON
+        #[arg(long, global = true)]
+        json: bool,
+    },
+    /// Check this installation: plugins, programs, GPU, disk, permissions, clock, studio; exit 1 if something fails
+    Doctor {
+        #[command(flatten)]
+        plugins: PluginFolder,
+        #[command(flatten)]
+        json: Json,
+    },
     /// Print what the plugins would do for an offer; nothing is downloaded, run or sent
     Plan {
         /// File with the offer's claim
@@ -219,6 +234,25 @@ pub(super) enum TypedWorkers {
         #[arg(value_name = "WORKER", value_parser = JobId::parse)]
         worker: JobId,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TypedPrograms {
+    /// List them; the same as without a word
+    List,
+    /// Trust the archive of this digest, which was refused because its address gave another one before
+    Accept {
+        /// SHA-256 of the archive, as the refusal and the list show it
+        #[arg(value_name = "SHA256", value_parser = digest)]
+        sha256: String,
+    },
+}
+
+fn digest(text: &str) -> Result<String, &'static str> {
+    let sound = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    sound
+        .then(|| text.to_ascii_lowercase())
+        .ok_or("a SHA-256 digest has 64 hex digits")
 }
 
 #[derive(Debug, Subcommand)]

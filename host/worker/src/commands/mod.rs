@@ -2,9 +2,11 @@
 
 pub(crate) mod cancel;
 pub(crate) mod config;
+pub(crate) mod doctor;
 pub(crate) mod pause;
 pub(crate) mod plan;
 pub(crate) mod plugin;
+pub(crate) mod programs;
 pub(crate) mod register;
 pub(crate) mod results;
 pub(crate) mod set_threshold;

@@ -88,17 +88,16 @@ pub(crate) fn listing(status: &Value) -> Vec<String> {
         );
         line.truncate(line.trim_end().len());
         lines.push(line);
-        for missing in plugin
-            .get("missing")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
-            lines.push(format!(
-                "{:<13}not served: {}",
-                "",
-                missing.as_str().unwrap_or_default()
-            ));
+        // What an engine can do without does not keep it from serving.
+        let lacks = match plugin.get("serves").and_then(Value::as_bool) {
+            Some(false) => "not served: ",
+            _ => "without: ",
+        };
+        for (name, label) in [("missing", lacks), ("toDownload", "")] {
+            let programs = plugin.get(name).and_then(Value::as_array);
+            lines.extend(programs.into_iter().flatten().map(|program| {
+                format!("{:<13}{label}{}", "", program.as_str().unwrap_or_default())
+            }));
         }
     }
     lines.extend(

@@ -1,0 +1,180 @@
+//! `doctor`: a line for everything a job depends on, and what to do next.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::Value;
+use worker_tests::{FileServer, Home, PluginFolder, SdCli, built, home};
+
+async fn doctor(home: &Home, plugins: &str, env: &[(&str, &str)]) -> (i32, Value) {
+    let mut command = home.command(&["doctor", "--json", "--plugins", plugins]);
+    command.envs(env.iter().copied());
+    let ended = home::finish(command).await;
+    let code = ended.code();
+    let told = serde_json::from_str(&ended.stdout);
+    (
+        code,
+        told.unwrap_or_else(|error| panic!("{error}: {ended:?}")),
+    )
+}
+
+fn first_party() -> String {
+    built::root().join("plugins").to_str().unwrap().to_owned()
+}
+
+fn check<'a>(told: &'a Value, name: &str) -> &'a Value {
+    let checks = told["checks"].as_array().unwrap();
+    let found = checks.iter().find(|check| check["check"] == name);
+    found.unwrap_or_else(|| panic!("no check {name}: {told:#}"))
+}
+
+fn failed(told: &Value) -> Vec<String> {
+    let checks = told["checks"].as_array().unwrap().iter();
+    checks
+        .filter(|check| check["level"] == "failure")
+        .map(|check| check["check"].as_str().unwrap().to_owned())
+        // A full disk is this machine's, not the program's.
+        .filter(|check| !check.starts_with("disk."))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_sound_installation() {
+    let (home, sd) = (Home::new(), SdCli::install());
+    let path = sd.path();
+    let env = [("STUDIO_WORKER_SD_CLI", path.to_str().unwrap())];
+    let (_, told) = doctor(&home, &first_party(), &env).await;
+    assert_eq!(failed(&told), Vec::<String>::new(), "{told:#}");
+    for name in [
+        "permissions.config",
+        "permissions.token",
+        "permissions.state",
+        "folder.models",
+        "folder.state",
+        "disk.models",
+        "disk.state",
+        "disk.scratch",
+        "plugin sd-cpp",
+        "plugin router",
+        "plugin finisher",
+        "program sd-cli",
+        "gpu",
+        "memory",
+        "vulkan",
+        "sandbox",
+        "worker",
+        "studio",
+        "clock",
+    ] {
+        let check = check(&told, name);
+        assert!(!check["found"].as_str().unwrap().is_empty(), "{check}");
+        let calm = check["level"] == "ok";
+        assert_eq!(
+            check["next"].is_null(),
+            calm,
+            "what is not well says what to do: {check}"
+        );
+    }
+    let program = check(&told, "program sd-cli")["found"].as_str().unwrap();
+    assert!(
+        program.contains("named in STUDIO_WORKER_SD_CLI") && program.contains("SHA-256"),
+        "{program}"
+    );
+    // For people, a line each.
+    let text = home::finish(home.command(&["doctor"])).await.stdout;
+    assert!(
+        text.lines()
+            .any(|line| line.starts_with("ok") && line.contains("clock")),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_broken_plugin_is_named_with_its_rule() {
+    let home = Home::new();
+    let folder = PluginFolder::first_party();
+    fs::write(folder.path().join("broken.wasm"), b"\0asm\x0d\0\x01\0").unwrap();
+    let (code, told) = doctor(&home, folder.path().to_str().unwrap(), &[]).await;
+    assert_eq!((code, &told["ok"]), (1, &Value::Bool(false)));
+    let broken = check(&told, "plugin broken.wasm");
+    assert_eq!(broken["level"], "failure");
+    assert!(
+        broken["found"].as_str().unwrap().contains("refused ("),
+        "{broken}"
+    );
+    assert_eq!(failed(&told), ["plugin broken.wasm"]);
+}
+
+#[tokio::test]
+async fn programs_that_are_missing_misnamed_or_to_come() {
+    let home = Home::new();
+    let (_, told) = doctor(&home, &first_party(), &[]).await;
+    assert_eq!(check(&told, "program sd-cli")["level"], "warning");
+    assert_eq!(check(&told, "plugin sd-cpp")["level"], "warning");
+    let (code, told) = doctor(
+        &home,
+        &first_party(),
+        &[("STUDIO_WORKER_SD_CLI", "/nowhere")],
+    )
+    .await;
+    assert_eq!(code, 1);
+    assert_eq!(failed(&told), ["program sd-cli"]);
+    let files = FileServer::start().await;
+    let url = files.put("sd.zip", "never asked for");
+    let env = [
+        ("STUDIO_WORKER_SDCPP_URL", url.as_str()),
+        ("STUDIO_WORKER_SDCPP_RELEASE", "r-1"),
+    ];
+    let (_, told) = doctor(&home, &first_party(), &env).await;
+    let program = check(&told, "program sd-cli");
+    assert_eq!(program["level"], "ok", "{program}");
+    assert!(
+        program["found"].as_str().unwrap().contains("r-1"),
+        "{program}"
+    );
+    assert_eq!(files.asked("sd.zip"), 0, "a doctor downloads nothing");
+}
+
+#[tokio::test]
+async fn a_studio_that_answers_and_one_that_does_not() {
+    let files = FileServer::start().await;
+    let base = files.put("", "x");
+    let home = Home::approved(&base);
+    let (_, told) = doctor(&home, &first_party(), &[]).await;
+    assert_eq!(check(&told, "studio")["level"], "ok");
+    assert_eq!(check(&told, "registration")["found"], "approved");
+    let clock = check(&told, "clock");
+    assert!(
+        clock["found"]
+            .as_str()
+            .unwrap()
+            .contains("from the studio's"),
+        "{clock}"
+    );
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let base = format!("http://{}/", listener.local_addr().unwrap());
+    drop(listener);
+    let home = Home::unregistered(&base);
+    let (code, told) = doctor(&home, &first_party(), &[]).await;
+    assert_eq!(code, 1);
+    assert_eq!(failed(&told), ["studio"]);
+    assert_eq!(check(&told, "registration")["level"], "warning");
+}
+
+#[tokio::test]
+async fn a_token_that_others_can_read() {
+    let home = Home::approved("http://127.0.0.1:9/");
+    let config = home.config();
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).unwrap();
+    let (_, told) = doctor(&home, &first_party(), &[]).await;
+    let open = check(&told, "permissions.config");
+    assert_eq!(open["level"], "failure", "{open}");
+    assert!(
+        open["next"].as_str().unwrap().contains("chmod 600"),
+        "{open}"
+    );
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
+    let (_, told) = doctor(&home, &first_party(), &[]).await;
+    assert_eq!(check(&told, "permissions.config")["level"], "ok");
+}
