@@ -13,6 +13,7 @@ mod offers;
 mod plan;
 mod programs;
 mod report;
+mod secrets;
 mod slot;
 
 pub use capabilities::MachineFacts;
@@ -21,4 +22,5 @@ pub use offers::{OfferAnswer, Runner, RunnerParts, RunnerSettings};
 pub use plan::{Plan, PlanError, PlannedStep, plan};
 pub use programs::{MissingProgram, ProgramState, Programs};
 pub use report::{LogSink, Reporter};
+pub use secrets::PluginSecrets;
 pub use slot::{CurrentJob, RESERVED, StopReason};

@@ -19,6 +19,7 @@ use crate::job::JobRun;
 use crate::journal::JournalStore;
 use crate::programs::Programs;
 use crate::report::{LogSink, Reporter};
+use crate::secrets::PluginSecrets;
 use crate::slot::{CurrentJob, Slot, StopReason};
 
 /// How long an offer waits for a result that is being handed over. The studio may offer the next job before the
@@ -40,6 +41,8 @@ pub struct RunnerParts {
     pub cache: Arc<ModelCache>,
     /// The way out to the network.
     pub egress: Arc<Egress>,
+    /// What plugins may have put into their requests.
+    pub secrets: PluginSecrets,
     /// Takes results.
     pub delivery: Arc<Delivery>,
     /// Keeps the journals.
@@ -91,6 +94,7 @@ pub(crate) struct Shared {
     pub(crate) scratch: ScratchRoot,
     pub(crate) cache: Arc<ModelCache>,
     pub(crate) egress: Arc<Egress>,
+    pub(crate) secrets: PluginSecrets,
     pub(crate) delivery: Arc<Delivery>,
     pub(crate) journals: JournalStore,
     pub(crate) facts: MachineFacts,
@@ -114,6 +118,7 @@ impl Runner {
             scratch: parts.scratch,
             cache: parts.cache,
             egress: parts.egress,
+            secrets: parts.secrets,
             delivery: parts.delivery,
             journals: parts.journals,
             facts: parts.facts,

@@ -7,7 +7,9 @@ mod arguments;
 mod command;
 mod environment;
 mod fetch;
+mod http;
 mod perform;
+mod request;
 mod urls;
 
 pub(crate) use perform::{Performer, Tools};
@@ -25,6 +27,18 @@ pub(crate) enum Refused {
         "the plugin asked for a download that is neither in the offer nor on a host granted to it ({url}); grant the host in plugins.toml"
     )]
     ForeignUrl { url: String },
+    #[error(
+        "the plugin asked for a request to a host that is not granted to it ({url}); grant the host in plugins.toml"
+    )]
+    ForeignHost { url: String },
+    #[error(
+        "the plugin named secret `{name}`, which is not granted to it for that host and path; grant it in plugins.toml"
+    )]
+    ForeignSecret { name: String },
+    #[error(
+        "secret `{name}` of plugin `{plugin}` has no value on this machine; put it into network.toml beside config.toml"
+    )]
+    MissingSecret { name: String, plugin: String },
     #[error("{0}")]
     Environment(String),
     #[error("the plugin asked for program `{name}`, which it did not declare")]
