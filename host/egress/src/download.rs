@@ -11,6 +11,7 @@ use crate::data_url;
 use crate::error::{DownloadError, is_data, shown_url};
 use crate::policy::{Policy, check_url};
 use crate::resolve::{Lookup, Resolver};
+use crate::resume::{self, Sidecar, Task};
 use crate::transfer::{Transfer, Unfinished, check_digest, disk};
 
 /// What the caller knows of the file beforehand.
@@ -33,6 +34,8 @@ pub struct Downloaded {
     pub sha256: [u8; 32],
     /// What the host, or the `data:` URL, claims it to be. A hint, never to be believed.
     pub media_type_hint: Option<String>,
+    /// Its strong entity tag, where the host gives one: the same tag later means the same bytes.
+    pub validator: Option<String>,
 }
 
 /// Hears of a download's progress: bytes so far, and the total where known.
@@ -106,6 +109,59 @@ impl Egress {
         }
     }
 
+    /// Downloads `url` to `partial`, going on from what an earlier call left there, whatever ended it.
+    ///
+    /// Beside it lies `<partial>.resume` until the file is whole. When this fails, is cancelled or is killed, both stay,
+    /// unless the bytes turned out to be wrong. Where the host allows and the file is large, several connections fetch
+    /// it at once. Only one caller at a time works on one `partial`, in whatever process.
+    ///
+    /// `on_progress` is as for [`Egress::download`]; the first number does not fall across calls either.
+    ///
+    /// # Errors
+    /// When as many tries as the policy allows brought nothing new, or at once where another try cannot help.
+    pub async fn download_resumable(
+        &self,
+        url: &str,
+        partial: &Path,
+        wanted: &Wanted,
+        on_progress: OnProgress<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<Downloaded, DownloadError> {
+        let shown = shown_url(url);
+        if cancel.is_cancelled() {
+            return Err(DownloadError::Cancelled { url: shown });
+        }
+        let limit = wanted
+            .max_bytes
+            .unwrap_or(self.policy.max_bytes)
+            .min(self.policy.max_bytes);
+        if is_data(url) {
+            // It is all here: nothing to go on from.
+            let sidecar = Sidecar::new(partial, url);
+            sidecar.remove().map_err(disk(&shown))?;
+            match std::fs::remove_file(partial) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(disk(&shown)(error));
+                }
+                _ => return self.decode(url, partial, wanted, limit).await,
+            }
+        }
+        let start = check_url(url, &self.policy).map_err(|why| DownloadError::Refused {
+            url: shown.clone(),
+            why,
+        })?;
+        let task = Task {
+            egress: self,
+            start,
+            shown,
+            partial,
+            wanted,
+            limit,
+            on_progress,
+        };
+        resume::run(&task, cancel).await
+    }
+
     async fn decode(
         &self,
         url: &str,
@@ -136,6 +192,7 @@ impl Egress {
             bytes: length,
             sha256,
             media_type_hint,
+            validator: None,
         })
     }
 }

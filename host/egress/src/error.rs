@@ -125,6 +125,24 @@ pub enum DownloadError {
         /// What the system said.
         source: io::Error,
     },
+    /// The host answers ranges with something else, or its file changes while it is sent.
+    #[error(
+        "{url} was answered inconsistently ({why}): the file changes while it is sent, or a proxy between is broken; try later or use another mirror"
+    )]
+    Inconsistent {
+        /// What was asked for.
+        url: String,
+        /// What did not fit.
+        why: &'static str,
+    },
+    /// Somebody else is at the same partial file.
+    #[error(
+        "{url} is being downloaded by another process on this machine: wait for that one, or stop it"
+    )]
+    Busy {
+        /// What was asked for.
+        url: String,
+    },
     /// The caller did not want it any more.
     #[error("the download of {url} was cancelled")]
     Cancelled {
@@ -138,7 +156,11 @@ impl DownloadError {
     #[must_use]
     pub fn retryable(&self) -> bool {
         match self {
-            Self::Truncated { .. } | Self::Stalled { .. } | Self::Transport { .. } => true,
+            Self::Truncated { .. }
+            | Self::Stalled { .. }
+            | Self::Transport { .. }
+            | Self::Inconsistent { .. }
+            | Self::Busy { .. } => true,
             Self::Status { status, .. } => transient(*status),
             Self::NotFound { .. }
             | Self::Unauthorized { .. }

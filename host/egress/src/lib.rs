@@ -6,17 +6,25 @@
 //! [`Policy`]. Which hosts a job may name at all is decided where the offer is known, not here.
 
 mod address;
+mod ask;
 mod client;
+mod credentials;
 mod data_url;
 mod download;
 mod error;
+mod exchange;
 mod policy;
 mod resolve;
+mod resume;
 mod sink;
 mod transfer;
 
 pub use address::{AddressRefusal, check_address};
 pub use client::{ClientError, studio_client, studio_client_for, tls_config};
+pub use credentials::{BadToken, Credential, is_at};
 pub use download::{Downloaded, Egress, OnProgress, Wanted};
 pub use error::{DownloadError, shown_url};
+pub use exchange::{
+    Answered, Body, Exchange, ExchangeError, HeaderSet, Spill, exchange_with, local_client, method,
+};
 pub use policy::{Policy, UrlRefusal, check_url};

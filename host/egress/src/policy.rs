@@ -8,6 +8,7 @@ use std::time::Duration;
 use url::{Host, Url};
 
 use crate::address::{AddressRefusal, check_address};
+use crate::credentials::Credential;
 
 /// The longest URL that is looked at, except a `data:` one. Longer ones are an attack on somebody's parser.
 const URL_BYTES: usize = 16 * 1024;
@@ -36,6 +37,22 @@ pub struct Policy {
     pub max_bytes: u64,
     /// Longest text of a `data:` URL, in bytes.
     pub max_data_url: usize,
+    /// The operator's logins, each sent to its own place only.
+    pub credentials: Vec<Credential>,
+    /// When not empty, the only hosts that files may come from (`models.example`, `models.example:8443`), redirects
+    /// included: name the hosts that those redirect to as well. This machine, where it is allowed, needs no entry.
+    pub only_hosts: Vec<String>,
+    /// Connections of one resumable download. More is taken for an attack by some hosts; fewer leaves a line unused that
+    /// gives each connection its share.
+    pub connections: usize,
+    /// Bytes that one of several connections asks for at a time. Smaller costs more round trips; larger makes the
+    /// digest wait longer for the slowest connection.
+    pub piece_bytes: u64,
+    /// Files from this size on come through several connections, where the host allows. Smaller ones are there before
+    /// the others have shaken hands.
+    pub parallel_from: u64,
+    /// Bytes of the disk that no download may use up: whoever else writes there would fail.
+    pub disk_reserve: u64,
 }
 
 impl Default for Policy {
@@ -50,6 +67,12 @@ impl Default for Policy {
             backoff: Duration::from_secs(1),
             max_bytes: 256 << 30,
             max_data_url: 48 << 20,
+            credentials: Vec::new(),
+            only_hosts: Vec::new(),
+            connections: 6,
+            piece_bytes: 16 << 20,
+            parallel_from: 64 << 20,
+            disk_reserve: 64 << 20,
         }
     }
 }
@@ -78,6 +101,11 @@ pub enum UrlRefusal {
     /// No host at all.
     #[error("it names no host")]
     NoHost,
+    /// A host that the operator's list does not name.
+    #[error(
+        "the operator allows only the hosts of `download-hosts` in network.toml; add this one there if it is wanted"
+    )]
+    NotListed,
     /// A redirect from elsewhere to this machine.
     #[error("a host elsewhere redirects to this machine")]
     LeadsHome,
@@ -97,7 +125,25 @@ pub fn check_url(text: &str, policy: &Policy) -> Result<Url, UrlRefusal> {
     }
     let url = Url::parse(text).map_err(|_| UrlRefusal::Malformed)?;
     check_parsed(&url, policy.allow_http_loopback)?;
+    check_listed(&url, policy)?;
     Ok(url)
+}
+
+/// The operator's list of hosts, where there is one.
+pub(crate) fn check_listed(url: &Url, policy: &Policy) -> Result<(), UrlRefusal> {
+    let host = url.host().ok_or(UrlRefusal::NoHost)?;
+    if policy.only_hosts.is_empty() || names_loopback(&host) {
+        return Ok(());
+    }
+    let place = match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_string(),
+    };
+    let listed = policy.only_hosts.iter();
+    match { listed }.any(|allowed| allowed.eq_ignore_ascii_case(&place)) {
+        true => Ok(()),
+        false => Err(UrlRefusal::NotListed),
+    }
 }
 
 /// The rules of [`check_url`] for a URL that is parsed already: the target of a redirect, say.
@@ -218,6 +264,25 @@ mod tests {
         }
         let long = format!("https://models.example/{}", "x".repeat(URL_BYTES));
         assert_eq!(refused(&long, false), Some(UrlRefusal::TooLong));
+    }
+
+    #[test]
+    fn only_listed_hosts_where_there_is_a_list() {
+        let policy = Policy {
+            only_hosts: vec!["models.example".into(), "cdn.example:8443".into()],
+            ..Policy::default()
+        };
+        let refused = |url: &str| check_url(url, &policy).err();
+        assert_eq!(refused("https://MODELS.example/a"), None);
+        assert_eq!(refused("https://cdn.example:8443/a"), None);
+        for url in [
+            "https://cdn.example/a",
+            "https://models.example:8443/a",
+            "https://a.models.example/",
+            "https://8.8.8.8/",
+        ] {
+            assert_eq!(refused(url), Some(UrlRefusal::NotListed), "{url}");
+        }
     }
 
     #[test]

@@ -7,33 +7,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use reqwest::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER,
-};
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Response, StatusCode};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+use crate::ask::{Failed, ask, check_body_head, header, innermost, not_a_file, strong_validator};
 use crate::download::{Downloaded, Egress, OnProgress, Wanted};
-use crate::error::{DownloadError, shown_parsed, shown_url};
-use crate::policy::{Policy, UrlRefusal, check_parsed, names_loopback};
-use crate::resolve::refusal;
+use crate::error::{DownloadError, shown_url};
 use crate::sink::Sink;
 
 /// The longest wait that a host may ask for between two tries. Longer ones hold the job's slot: the studio offers again.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
-
-/// One try that failed, and how long its host wants to be left alone.
-struct Failed {
-    error: DownloadError,
-    wait: Option<Duration>,
-}
-
-impl From<DownloadError> for Failed {
-    fn from(error: DownloadError) -> Self {
-        Self { error, wait: None }
-    }
-}
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// One download with all its tries.
 pub(crate) struct Transfer<'a> {
@@ -89,10 +74,15 @@ impl<'a> Transfer<'a> {
     }
 
     async fn once(&self, start: &Url) -> Result<Downloaded, Failed> {
-        let response = self.follow(start).await?;
-        self.check_head(&response)?;
+        let asked = ask(self.egress, &self.shown, start, start, &[]).await?;
+        let response = asked.response;
+        if response.status() != StatusCode::OK {
+            return Err(not_a_file(&self.shown, &response));
+        }
+        check_body_head(&self.shown, &response, self.limit)?;
         let media_type_hint =
             header(response.headers(), &CONTENT_TYPE).map(|text| text.chars().take(100).collect());
+        let validator = strong_validator(response.headers());
         let promised = response.content_length();
         let mut unfinished = Unfinished::new(self.into);
         let sink = unfinished.create().map_err(disk(&self.shown))?;
@@ -106,78 +96,8 @@ impl<'a> Transfer<'a> {
             bytes,
             sha256,
             media_type_hint,
+            validator,
         })
-    }
-
-    /// Asks, and asks again where a redirect says to, under the same rules each time.
-    async fn follow(&self, start: &Url) -> Result<Response, Failed> {
-        let policy = &self.egress.policy;
-        let mut url = start.clone();
-        for _ in 0..=policy.max_redirects {
-            let request = self
-                .egress
-                .client
-                .get(url.clone())
-                .header(ACCEPT_ENCODING, "identity")
-                .send();
-            let response = timeout(policy.stall.saturating_add(policy.connect), request)
-                .await
-                .map_err(|_| self.stalled())?
-                .map_err(|error| self.transport(&url, &error))?;
-            if !is_redirect(response.status()) {
-                return Ok(response);
-            }
-            let location = header(response.headers(), &LOCATION)
-                .ok_or_else(|| self.redirect("without saying where to"))?;
-            url = url
-                .join(&location)
-                .map_err(|_| self.redirect("to something that is no URL"))?;
-            check_hop(start, &url, policy).map_err(|why| DownloadError::Refused {
-                url: shown_parsed(&url),
-                why,
-            })?;
-        }
-        Err(self
-            .redirect(&format!("more than {} times", policy.max_redirects))
-            .into())
-    }
-
-    fn check_head(&self, response: &Response) -> Result<(), Failed> {
-        let (url, status) = (self.shown.clone(), response.status().as_u16());
-        let error = match status {
-            200 => return self.check_body_head(response).map_err(Failed::from),
-            404 | 410 => DownloadError::NotFound { url, status },
-            401 | 403 => DownloadError::Unauthorized { url, status },
-            _ => DownloadError::Status { url, status },
-        };
-        let seconds =
-            header(response.headers(), &RETRY_AFTER).and_then(|text| text.trim().parse().ok());
-        Err(Failed {
-            error,
-            wait: seconds.map(Duration::from_secs),
-        })
-    }
-
-    fn check_body_head(&self, response: &Response) -> Result<(), DownloadError> {
-        let url = self.shown.clone();
-        if let Some(encoding) = header(response.headers(), &CONTENT_ENCODING)
-            && !encoding.eq_ignore_ascii_case("identity")
-        {
-            return Err(DownloadError::Encoded {
-                url,
-                encoding: encoding.chars().take(40).collect(),
-            });
-        }
-        if response
-            .content_length()
-            .is_some_and(|length| length > self.limit)
-        {
-            return Err(DownloadError::TooLarge {
-                url,
-                limit: self.limit,
-            });
-        }
-        Ok(())
     }
 
     /// Takes the body to its end. Says how many bytes it had.
@@ -232,28 +152,6 @@ impl<'a> Transfer<'a> {
         DownloadError::Stalled {
             url: self.shown.clone(),
             after: self.egress.policy.stall,
-        }
-    }
-
-    fn redirect(&self, why: &str) -> DownloadError {
-        DownloadError::Redirect {
-            url: self.shown.clone(),
-            why: why.to_owned(),
-        }
-    }
-
-    /// No answer from `url`, which may be where a redirect led.
-    fn transport(&self, url: &Url, error: &reqwest::Error) -> DownloadError {
-        let url = shown_parsed(url);
-        match refusal(error) {
-            Some(address) => DownloadError::Refused {
-                url,
-                why: address.into(),
-            },
-            None => DownloadError::Transport {
-                url,
-                cause: innermost(error),
-            },
         }
     }
 
@@ -331,41 +229,8 @@ pub(crate) fn check_digest(
     }
 }
 
-/// Whether a download that began at `start` may go on at `next`. A host out there leads nobody to this machine, even
-/// where downloads from this machine are allowed.
-fn check_hop(start: &Url, next: &Url, policy: &Policy) -> Result<(), UrlRefusal> {
-    let local = start.host().is_some_and(|host| names_loopback(&host));
-    check_parsed(next, policy.allow_http_loopback && local)?;
-    match next.host() {
-        Some(host) if !local && names_loopback(&host) => Err(UrlRefusal::LeadsHome),
-        _ => Ok(()),
-    }
-}
-
-fn is_redirect(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-}
-
-fn header(headers: &HeaderMap, name: &reqwest::header::HeaderName) -> Option<String> {
-    headers.get(name)?.to_str().ok().map(str::to_owned)
-}
-
-/// What went wrong at the bottom; the errors above it repeat the URL, query included.
-fn innermost(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    match cause.downcast_ref::<reqwest::Error>() {
-        // Nothing below: its own text would show the URL.
-        Some(error) if error.is_timeout() => "timed out".to_owned(),
-        Some(_) => "the request failed".to_owned(),
-        None => cause.to_string(),
-    }
-}
-
 /// `base` doubled for each try before, times ½ to 1½. Without randomness just that, which is the middle.
-fn jittered(base: Duration, tried: u32) -> Duration {
+pub(crate) fn jittered(base: Duration, tried: u32) -> Duration {
     let doubled = base.saturating_mul(1 << tried.saturating_sub(1).min(10));
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);
     doubled.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX))
@@ -374,36 +239,6 @@ fn jittered(base: Duration, tried: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn hop(start: &str, next: &str) -> Result<(), UrlRefusal> {
-        let policy = Policy {
-            allow_http_loopback: true,
-            ..Policy::default()
-        };
-        check_hop(
-            &Url::parse(start).unwrap(),
-            &Url::parse(next).unwrap(),
-            &policy,
-        )
-    }
-
-    #[test]
-    fn a_redirect_leads_home_only_from_home() {
-        let (home, away) = ("http://127.0.0.1:9/a", "https://models.example/a");
-        assert_eq!(hop(home, "http://localhost:8/b"), Ok(()));
-        assert_eq!(hop(home, away), Ok(()));
-        assert_eq!(hop(away, "https://cdn.example/b"), Ok(()));
-        assert_eq!(hop(away, "https://localhost/b"), Err(UrlRefusal::LeadsHome));
-        for next in [
-            home,
-            "https://127.0.0.1/b",
-            "https://[::1]/b",
-            "http://cdn.example/b",
-            "https://a:b@cdn.example/",
-        ] {
-            assert!(hop(away, next).is_err(), "{next}");
-        }
-    }
 
     #[test]
     fn pauses_double_and_vary_by_half() {

@@ -100,7 +100,8 @@ async fn a_file_comes_whole_through_redirects() {
         Downloaded {
             bytes: 5,
             sha256: digest,
-            media_type_hint: Some("image/png".into())
+            media_type_hint: Some("image/png".into()),
+            validator: None
         }
     );
     assert_eq!(std::fs::read(&here.into).unwrap(), b"hello");

@@ -14,6 +14,7 @@ mod plan;
 mod programs;
 mod provision;
 mod report;
+mod secrets;
 mod slot;
 
 pub use capabilities::MachineFacts;
@@ -23,4 +24,5 @@ pub use offers::{OfferAnswer, Runner, RunnerParts, RunnerSettings};
 pub use plan::{Plan, PlanError, PlannedStep, plan};
 pub use programs::{MissingProgram, ProgramState, Programs};
 pub use report::{LogSink, Reporter};
+pub use secrets::PluginSecrets;
 pub use slot::{CurrentJob, RESERVED, StopReason};

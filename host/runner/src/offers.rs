@@ -21,6 +21,7 @@ use crate::job::JobRun;
 use crate::journal::JournalStore;
 use crate::programs::Programs;
 use crate::report::{LogSink, Reporter};
+use crate::secrets::PluginSecrets;
 use crate::slot::{CurrentJob, Slot, StopReason};
 
 /// How long an offer waits for a result that is being handed over. The studio may offer the next job before the
@@ -42,6 +43,8 @@ pub struct RunnerParts {
     pub cache: Arc<ModelCache>,
     /// The way out to the network.
     pub egress: Arc<Egress>,
+    /// What plugins may have put into their requests.
+    pub secrets: PluginSecrets,
     /// Takes results.
     pub delivery: Arc<Delivery>,
     /// Native servers, kept warm.
@@ -94,6 +97,7 @@ pub(crate) struct Shared {
     pub(crate) scratch: ScratchRoot,
     pub(crate) cache: Arc<ModelCache>,
     pub(crate) egress: Arc<Egress>,
+    pub(crate) secrets: PluginSecrets,
     pub(crate) delivery: Arc<Delivery>,
     pub(crate) servers: Servers,
     pub(crate) journals: JournalStore,
@@ -118,6 +122,7 @@ impl Runner {
             scratch: parts.scratch,
             cache: parts.cache,
             egress: parts.egress,
+            secrets: parts.secrets,
             delivery: parts.delivery,
             servers: parts.servers,
             journals: parts.journals,

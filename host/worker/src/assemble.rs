@@ -7,14 +7,17 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use worker_backends::Marked;
-use worker_config::{IdentityFile, Paths, Settings, StoredIdentity, Studio as Configured};
+use worker_config::{
+    IdentityFile, Login, Network, Paths, Settings, StoredIdentity, Studio as Configured,
+};
 use worker_delivery::{Delivery, Event, Severity, Spool};
-use worker_egress::Egress;
+use worker_egress::{Credential, Egress};
 use worker_files::{ModelCache, ScratchRoot};
 use worker_plugins::contract::Platform;
 use worker_plugins::{Generation, Loaded, Sandbox, SandboxOptions, Source};
 use worker_runner::{
-    JournalStore, MachineFacts, ProgramRules, Programs, Runner, RunnerParts, RunnerSettings,
+    JournalStore, MachineFacts, PluginSecrets, ProgramRules, Programs, Runner, RunnerParts,
+    RunnerSettings,
 };
 use worker_servers::Servers;
 use worker_session::{Identity, IdentityStore, LogShipper, SaveError};
@@ -124,12 +127,14 @@ pub(crate) async fn runner(
 ) -> Result<Runner, Failure> {
     let facts = facts(settings, &programs).await;
     let log = log.clone();
+    let network = Network::load(&paths.config)?;
     Ok(Runner::new(RunnerParts {
         generation,
         programs,
         scratch: ScratchRoot::open(&paths.scratch)?,
         cache: Arc::new(ModelCache::open(&settings.models_root)?),
-        egress: Arc::new(Egress::new(egress_policy(settings)?)?),
+        egress: Arc::new(Egress::new(egress_policy(settings, &network)?)?),
+        secrets: plugin_secrets(&network),
         delivery,
         servers: Servers::open(
             &paths.state.join("servers"),
@@ -202,15 +207,31 @@ pub(crate) fn mark_programs(paths: &Paths, settings: &Settings) -> Result<(), Fa
 }
 
 /// Plain http reaches this machine only where the studio itself is on it: then its job inputs are too.
-fn egress_policy(settings: &Settings) -> Result<worker_egress::Policy, Failure> {
+fn egress_policy(settings: &Settings, network: &Network) -> Result<worker_egress::Policy, Failure> {
     let local = match &settings.studio {
         Configured::Embedded => true,
         Configured::Remote(base) => base.is_loopback(),
     };
+    let credential =
+        |login: &Login| Credential::bearer(&login.host, &login.path_prefix, login.token.expose());
     Ok(worker_egress::Policy {
         allow_http_loopback: local,
+        only_hosts: network.download_hosts.clone(),
+        credentials: network
+            .logins
+            .iter()
+            .map(credential)
+            .collect::<Result<_, _>>()?,
         ..worker_egress::Policy::default()
     })
+}
+
+fn plugin_secrets(network: &Network) -> PluginSecrets {
+    let mut secrets = PluginSecrets::default();
+    for secret in &network.secrets {
+        secrets.insert(&secret.plugin, &secret.name, secret.value.clone());
+    }
+    secrets
 }
 
 /// The programs of a configuration; nothing is looked for yet.

@@ -8,8 +8,10 @@ mod call;
 mod command;
 mod environment;
 mod fetch;
+mod http;
 mod perform;
 mod rules;
+mod request;
 mod urls;
 
 pub(crate) use perform::{Performer, Tools};
@@ -28,6 +30,18 @@ pub(crate) enum Refused {
         "the plugin asked for a download that is neither in the offer nor on a host granted to it ({url}); grant the host in plugins.toml"
     )]
     ForeignUrl { url: String },
+    #[error(
+        "the plugin asked for a request to a host that is not granted to it ({url}); grant the host in plugins.toml"
+    )]
+    ForeignHost { url: String },
+    #[error(
+        "the plugin named secret `{name}`, which is not granted to it for that host and path; grant it in plugins.toml"
+    )]
+    ForeignSecret { name: String },
+    #[error(
+        "secret `{name}` of plugin `{plugin}` has no value on this machine; put it into network.toml beside config.toml"
+    )]
+    MissingSecret { name: String, plugin: String },
     #[error("{0}")]
     Environment(String),
     #[error("the plugin asked for program `{name}`, which it did not declare")]

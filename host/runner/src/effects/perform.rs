@@ -11,7 +11,7 @@ use worker_plugins::Engine;
 use worker_plugins::contract::{Effect, Failure, Outcome, Range};
 use worker_wire::{JobId, StudioLink};
 
-use super::{OfferTexts, Refused, call, command, fetch};
+use super::{OfferTexts, Refused, call, command, fetch, http};
 use crate::finish::part;
 use crate::offers::Shared;
 use crate::slot::Reservation;
@@ -114,10 +114,9 @@ impl<'a> Performer<'a> {
             Effect::Call(asked) => call::call(&self.tools, asked, files)
                 .await
                 .map(Outcome::Responded),
-            Effect::Http(_) => Err(Refused::NotAvailable {
-                name: "http".to_owned(),
-            }
-            .into()),
+            Effect::Http(request) => http::http(&self.tools, request, files)
+                .await
+                .map(Outcome::Responded),
             Effect::Other((name, _)) => Err(Refused::NotAvailable {
                 name: name.chars().take(64).collect(),
             }

@@ -44,24 +44,14 @@ impl OfferTexts {
 }
 
 /// A host is granted as a whole name, with its port where that is not the usual one; only https without user info
-/// counts as being on it.
-fn on_granted_host(url: &str, hosts: &[String]) -> bool {
+/// counts as being on it, and http to this machine, which egress then allows or not.
+pub(super) fn on_granted_host(url: &str, hosts: &[String]) -> bool {
     let Ok(url) = Url::parse(url) else {
         return false;
     };
-    let Some(host) = url.host_str() else {
-        return false;
-    };
-    let place = match url.port() {
-        Some(port) => format!("{host}:{port}"),
-        None => host.to_owned(),
-    };
-    url.scheme() == "https"
-        && url.username().is_empty()
-        && url.password().is_none()
-        && hosts
-            .iter()
-            .any(|granted| granted.eq_ignore_ascii_case(&place))
+    hosts
+        .iter()
+        .any(|granted| worker_egress::is_at(&url, granted, "/"))
 }
 
 #[cfg(test)]
