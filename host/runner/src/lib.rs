@@ -12,6 +12,7 @@ mod journal;
 mod offers;
 mod plan;
 mod programs;
+mod pull;
 mod report;
 mod slot;
 
@@ -20,5 +21,6 @@ pub use journal::{Journal, JournalError, JournalStore};
 pub use offers::{OfferAnswer, Runner, RunnerParts, RunnerSettings};
 pub use plan::{Plan, PlanError, PlannedStep, plan};
 pub use programs::{MissingProgram, ProgramState, Programs};
+pub use pull::{Model, Telling, models};
 pub use report::{LogSink, Reporter};
 pub use slot::{CurrentJob, RESERVED, StopReason};

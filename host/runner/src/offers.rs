@@ -60,6 +60,8 @@ pub struct RunnerSettings {
     pub command_timeout: Duration,
     /// Largest download that names no bound of its own, in bytes.
     pub max_download_bytes: u64,
+    /// What one job may hold in its scratch directory.
+    pub files: worker_files::Limits,
 }
 
 impl Default for RunnerSettings {
@@ -67,6 +69,7 @@ impl Default for RunnerSettings {
         Self {
             command_timeout: Duration::from_secs(60 * 60),
             max_download_bytes: 256 << 30,
+            files: worker_files::Limits::default(),
         }
     }
 }

@@ -122,18 +122,30 @@ pub(crate) async fn runner(
         generation,
         programs,
         scratch: ScratchRoot::open(&paths.scratch)?,
-        cache: Arc::new(ModelCache::open(&settings.models_root)?),
+        cache: Arc::new(cache(settings)?),
         egress: Arc::new(Egress::new(egress_policy(settings)?)?),
         delivery,
         journals: JournalStore::open(&paths.journal, settings.prompts_in_journal)?,
         facts,
         log: Arc::new(move |entry| log.push(entry)),
-        settings: RunnerSettings::default(),
+        settings: RunnerSettings {
+            files: worker_files::Limits {
+                file_bytes: settings.output_bytes,
+                scratch_bytes: settings.scratch_bytes,
+                ..worker_files::Limits::default()
+            },
+            ..RunnerSettings::default()
+        },
     }))
 }
 
+/// The model cache of a configuration.
+pub(crate) fn cache(settings: &Settings) -> Result<ModelCache, worker_files::CacheError> {
+    Ok(ModelCache::open(&settings.models_root)?.with_budget(settings.models_budget))
+}
+
 /// Plain http reaches this machine only where the studio itself is on it: then its job inputs are too.
-fn egress_policy(settings: &Settings) -> Result<worker_egress::Policy, Failure> {
+pub(crate) fn egress_policy(settings: &Settings) -> Result<worker_egress::Policy, Failure> {
     let local = match &settings.studio {
         Configured::Embedded => true,
         Configured::Remote(base) => base.is_loopback(),

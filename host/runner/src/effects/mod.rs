@@ -7,6 +7,8 @@ mod arguments;
 mod command;
 mod environment;
 mod fetch;
+mod meter;
+pub(crate) mod models;
 mod perform;
 mod urls;
 
