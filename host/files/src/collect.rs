@@ -231,9 +231,12 @@ fn taken_by(dir: &Path) -> Result<u64, FileError> {
             let Ok(found) = fs::symlink_metadata(entry.path()) else {
                 continue;
             };
-            bytes = bytes.saturating_add(found.blocks().saturating_mul(512));
             if found.is_dir() {
                 left.push(entry.path());
+            } else {
+                // A file with holes takes less than its length.
+                let taken = found.len().min(found.blocks().saturating_mul(512));
+                bytes = bytes.saturating_add(taken);
             }
         }
     }
