@@ -118,6 +118,8 @@ const COUNT: Kind = Kind::Integer {
     max: u32::MAX as i64,
 };
 
+const SCRATCH: Kind = Kind::Integer { min: 1, max: 64 };
+
 /// Port of the local API where nothing else is asked for, as the reference worker's scripts expect it.
 pub(crate) const DEFAULT_PORT: u16 = 4787;
 
@@ -135,6 +137,9 @@ pub(crate) const START_MINIMISED: &str = "start_minimised";
 pub(crate) const ONLY_WHEN_IDLE: &str = "only_when_idle";
 pub(crate) const MEMORY_MAX_GB: &str = "memory_max_gb";
 pub(crate) const MODELS_ROOT: &str = "models_root";
+pub(crate) const MODELS_BUDGET_GB: &str = "models_budget_gb";
+pub(crate) const SCRATCH_MAX_GB: &str = "scratch_max_gb";
+pub(crate) const OUTPUT_MAX_GB: &str = "output_max_gb";
 pub(crate) const STATE_DIR: &str = "state_dir";
 pub(crate) const WS_RECONNECT_ATTEMPTS: &str = "ws_reconnect_attempts";
 pub(crate) const DRAIN_TIMEOUT_SECS: &str = "drain_timeout_secs";
@@ -177,6 +182,27 @@ pub const KEYS: &[Key] = &[
         Some("~/models"),
         Effect::Used,
         "where models are kept",
+    ),
+    key(
+        MODELS_BUDGET_GB,
+        Kind::Number { min: 0.0 },
+        Some("0.0"),
+        Effect::Used,
+        "how much the model cache may hold, in GiB, before the models used longest ago go; 0: as much as the disk holds",
+    ),
+    key(
+        SCRATCH_MAX_GB,
+        SCRATCH,
+        Some("8"),
+        Effect::Used,
+        "how much one job may write, in GiB",
+    ),
+    key(
+        OUTPUT_MAX_GB,
+        SCRATCH,
+        Some("2"),
+        Effect::Used,
+        "how large one file that a job writes may be, in GiB",
     ),
     key(
         STATE_DIR,

@@ -95,6 +95,12 @@ pub struct Settings {
     pub vram_threshold_gb: f64,
     /// Where models are kept.
     pub models_root: PathBuf,
+    /// How many bytes the model cache may hold; `None`: no bound.
+    pub models_budget: Option<u64>,
+    /// How many bytes one job may write.
+    pub scratch_bytes: u64,
+    /// How many bytes one file that a job writes may have.
+    pub output_bytes: u64,
     /// Where results, journals and caches are kept.
     pub state_dir: PathBuf,
     /// Where the embedded studio listens.
@@ -225,6 +231,9 @@ impl Reader<'_> {
                 .map_or(Studio::Embedded, Studio::Remote),
             vram_threshold_gb: self.number(keys::VRAM_THRESHOLD_GB),
             models_root: self.models_root(),
+            models_budget: bytes(self.number(keys::MODELS_BUDGET_GB)),
+            scratch_bytes: gibibytes(self.integer(keys::SCRATCH_MAX_GB)),
+            output_bytes: gibibytes(self.integer(keys::OUTPUT_MAX_GB)),
             state_dir: folder.join(
                 expanded(self.text(keys::STATE_DIR).unwrap_or("state"))
                     .unwrap_or_else(|| "state".into()),
@@ -320,6 +329,22 @@ impl Reader<'_> {
             _ => 0.0,
         }
     }
+}
+
+fn gibibytes(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or(0).saturating_mul(1 << 30)
+}
+
+/// GiB as bytes; none for 0.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "checked to be finite and not negative; the largest number of bytes is as good as more"
+)]
+fn bytes(gibibytes: f64) -> Option<u64> {
+    let bytes = (gibibytes * (1u64 << 30) as f64) as u64;
+    (bytes > 0).then_some(bytes)
 }
 
 /// A value of the file, if it is of the right type.

@@ -12,6 +12,10 @@ use crate::job::{JobFiles, bare, blocking, limit, open_regular};
 use crate::name::{check_bare_name, check_extension};
 use crate::sniff::sniff_file;
 
+/// Most files and folders that a job's directory may hold, those that nobody takes included. More would keep the worker
+/// busy counting.
+const MAX_SEEN: usize = 100_000;
+
 /// What a command was told to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OutputKind {
@@ -138,7 +142,15 @@ impl JobFiles {
     /// When it wrote more files or bytes than the job may hold.
     pub async fn collect(&self, command: &CommandFiles) -> Result<Collected, FileError> {
         let (command, max) = (command.clone(), self.limits.collected);
-        let listing = blocking(move || list(&command, max)).await?;
+        let scratch = self.scratch.path().to_owned();
+        let (listing, taken) =
+            blocking(move || Ok((list(&command, max)?, taken_by(&scratch)?))).await?;
+        // Folders within folders, files with odd names, what lies in its home: nobody takes them, but they are there.
+        limit(
+            "everything in the job's directory".to_owned(),
+            taken,
+            self.limits.scratch_bytes,
+        )?;
         let all = || listing.outputs.iter().flatten().chain(&listing.extra);
         for found in all() {
             limit(
@@ -200,6 +212,35 @@ fn list(command: &CommandFiles, max: usize) -> Result<Listing, FileError> {
         .collect();
     listing.extra = files_in(&command.dir, &declared, &mut left, &mut listing.skipped)?;
     Ok(listing)
+}
+
+/// Bytes that a directory takes on the disk with everything in it. Links are not followed; what a program removes or shuts
+/// meanwhile does not count.
+fn taken_by(dir: &Path) -> Result<u64, FileError> {
+    let mut left = vec![dir.to_owned()];
+    let (mut bytes, mut seen) = (0u64, 0usize);
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            seen += 1;
+            if seen > MAX_SEEN {
+                return Err(FileError::TooMany {
+                    what: "everything in the job's directory",
+                    limit: MAX_SEEN,
+                });
+            }
+            let Ok(found) = fs::symlink_metadata(entry.path()) else {
+                continue;
+            };
+            if found.is_dir() {
+                left.push(entry.path());
+            } else {
+                // A file with holes takes less than its length.
+                let taken = found.len().min(found.blocks().saturating_mul(512));
+                bytes = bytes.saturating_add(taken);
+            }
+        }
+    }
+    Ok(bytes)
 }
 
 /// The files right in `dir`, but those named in `except`.

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::cache::{CacheError, CachedFile};
 use crate::name::BadName;
 
 /// Number of a file within its job.
@@ -29,7 +30,7 @@ pub struct FileInfo {
 }
 
 /// What the host knows of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Entry {
     /// What a plugin may know.
     pub info: FileInfo,
@@ -37,6 +38,8 @@ pub struct Entry {
     pub path: PathBuf,
     /// Whether it belongs to the model cache and outlives the job.
     pub cached: bool,
+    /// Its place in the model cache: held so that nothing removes it, and looked at before each use.
+    pub(crate) model: Option<CachedFile>,
 }
 
 /// Why something cannot be done with a job's files.
@@ -89,9 +92,22 @@ pub enum FileError {
         /// What the system said.
         source: io::Error,
     },
+    /// A model file is not what it was when the job got it.
+    #[error(transparent)]
+    Model(#[from] CacheError),
     /// The worker is going down.
     #[error("the worker is stopping")]
     Stopping,
+}
+
+impl Entry {
+    /// That a model file is still the one that was checked. A job's own files are its own affair.
+    pub(crate) fn check(&self) -> Result<(), FileError> {
+        match &self.model {
+            Some(model) => Ok(model.check()?),
+            None => Ok(()),
+        }
+    }
 }
 
 impl FileError {

@@ -128,14 +128,18 @@ impl JobFiles {
         name: &str,
     ) -> Result<FileInfo, FileError> {
         bare(name)?;
+        let model = cached.clone();
         let path = cached.path.clone();
         let (path, size, media_type) = blocking(move || {
+            model.check()?;
             let (file, size) = open_regular(&path)?;
             let media_type = sniff_file(&file).map_err(FileError::io(&path))?;
             Ok((path, size, media_type))
         })
         .await?;
-        self.insert(path, name.to_owned(), size, media_type, None)
+        let info = self.insert(path, name.to_owned(), size, media_type, None)?;
+        self.hold(info.id, cached);
+        Ok(info)
     }
 
     /// Makes a file from parts, joined, under the bare name `name`.
@@ -182,6 +186,7 @@ impl JobFiles {
             self.limits.read_bytes,
         )?;
         blocking(move || {
+            entry.check()?;
             let (mut file, size) = open_regular(&entry.path)?;
             if offset >= size {
                 return Ok(Bytes::new());
@@ -297,6 +302,7 @@ impl JobFiles {
             info: info.clone(),
             path,
             cached: room.is_none(),
+            model: None,
         });
         if let Some(mut room) = room {
             // Used: nothing to give back.
@@ -305,6 +311,43 @@ impl JobFiles {
             drop(room);
         }
         Ok(info)
+    }
+
+    /// Keeps a model file for as long as the job lives.
+    fn hold(&self, id: FileId, model: &CachedFile) {
+        let index = usize::try_from(id.0).unwrap_or(usize::MAX);
+        if let Some(entry) = self.lock().entries.get_mut(index) {
+            entry.model = Some(model.clone());
+        }
+    }
+
+    /// The paths, without links, of these files as far as they lie outside the job's scratch directory: what a sandbox must
+    /// let a program read so that it can use the names it is shown. Each is looked at again.
+    ///
+    /// # Errors
+    /// When there is no such file, or it was changed since the job got it.
+    pub fn real_paths(&self, ids: &[FileId]) -> Result<Vec<PathBuf>, FileError> {
+        let mut paths = Vec::new();
+        for id in ids {
+            let entry = self.get(*id)?;
+            entry.check()?;
+            if entry.cached && !paths.contains(&entry.path) {
+                paths.push(entry.path);
+            }
+        }
+        Ok(paths)
+    }
+
+    /// What the job may hold.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Bytes that the job's scratch directory may still take, by what is known of it: for whoever watches a program write.
+    #[must_use]
+    pub fn room_left(&self) -> u64 {
+        self.limits.scratch_bytes.saturating_sub(self.lock().bytes)
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

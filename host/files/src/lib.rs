@@ -15,7 +15,10 @@ mod scratch;
 mod show;
 mod sniff;
 
-pub use cache::{CacheError, CacheKey, CachedFile, ModelCache, PendingEntry, Received};
+pub use cache::{
+    CacheEntry, CacheError, CacheKey, CachedFile, Checked, Freed, InUse, ModelCache, ObtainError,
+    Partial, PartialEntry, Received, Stamp, Verdict, WantedFile,
+};
 pub use collect::{Collected, CommandFiles, OutputKind};
 pub use entry::{Entry, FileError, FileId, FileInfo};
 pub use job::JobFiles;

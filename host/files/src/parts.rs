@@ -58,6 +58,7 @@ pub(crate) fn append(source: &Source, into: &mut impl Write) -> Result<(), FileE
 
 /// Copies a file whole. One that changed its size since it was entered would break the sums that were checked before.
 fn copy(entry: &Entry, into: &mut impl Write) -> Result<(), FileError> {
+    entry.check()?;
     let (file, _) = open_regular(&entry.path)?;
     let copied =
         io::copy(&mut file.take(entry.info.size), into).map_err(FileError::io(&entry.path))?;

@@ -1,15 +1,12 @@
 //! Files under names of their own, for programs.
 //!
 //! A file of the model cache is called by its digest; a program that chooses its decoder by extension, or its part of a
-//! model by name, must see the name that the plugin gave. So it is shown: linked into a directory of the job. A hard link
-//! where that is possible, since it needs nothing of the original's path; a symbolic one across file systems.
+//! model by name, must see the name that the plugin gave. So it is shown: a symbolic link in a directory of the job.
 
-use std::fs;
-use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::entry::{FileError, FileId};
+use crate::entry::{Entry, FileError, FileId};
 use crate::job::{JobFiles, bare};
 
 impl JobFiles {
@@ -19,6 +16,7 @@ impl JobFiles {
     /// When there is no such file or it cannot be linked.
     pub fn program_path(&self, id: FileId) -> Result<PathBuf, FileError> {
         let entry = self.get(id)?;
+        entry.check()?;
         if entry
             .path
             .file_name()
@@ -27,7 +25,7 @@ impl JobFiles {
             return Ok(entry.path);
         }
         let shown = self.place(&self.scratch.shown())?.join(&entry.info.name);
-        link(&entry.path, &shown)?;
+        link(&entry, &shown)?;
         Ok(shown)
     }
 
@@ -49,21 +47,14 @@ impl JobFiles {
         let wanted = wanted.collect::<Result<Vec<_>, FileError>>()?;
         let dir = self.place(&self.scratch.shown())?;
         for (name, entry) in wanted {
-            link(&entry.path, &dir.join(name))?;
+            link(&entry, &dir.join(name))?;
         }
         Ok(dir)
     }
 }
 
-fn link(original: &Path, shown: &Path) -> Result<(), FileError> {
-    match fs::hard_link(original, shown) {
-        Ok(()) => Ok(()),
-        // Taken already, by a name that stands twice: a symbolic link would fail the same way.
-        Err(source) if source.kind() == io::ErrorKind::AlreadyExists => Err(FileError::Io {
-            path: shown.to_owned(),
-            source,
-        }),
-        // Another file system, or another owner's file where the kernel protects those.
-        Err(_) => symlink(original, shown).map_err(FileError::io(shown)),
-    }
+/// A link by name, never a second name of the same file: through that a program could write into the model cache.
+fn link(entry: &Entry, shown: &Path) -> Result<(), FileError> {
+    entry.check()?;
+    symlink(&entry.path, shown).map_err(FileError::io(shown))
 }

@@ -14,9 +14,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 use worker_files::{
-    BadName, CacheKey, FileError, FileId, JobFiles, Limits, ModelCache, OutputKind, Part, Received,
-    ScratchRoot,
+    BadName, CacheError, CacheKey, FileError, FileId, JobFiles, Limits, ModelCache, OutputKind,
+    Part, Partial, Received, ScratchRoot, WantedFile,
 };
 
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\nrest";
@@ -230,20 +231,24 @@ async fn inputs_are_named_by_content() {
 async fn cached_files_are_shown_under_their_own_names() {
     let rig = Rig::new();
     let cache = ModelCache::open(&rig.dir.path().join("models")).unwrap();
-    let commit = async |text: &str| {
-        let key = ModelCache::key_for(None, text);
-        let pending = cache.begin(&key).unwrap();
-        fs::write(pending.path(), text).unwrap();
-        cache
-            .commit(
-                pending,
-                Received {
-                    sha256: [0; 32],
-                    bytes: text.len() as u64,
-                },
-            )
-            .await
-            .unwrap()
+    let commit = async |text: &'static str| {
+        let wanted = WantedFile {
+            url: text.to_owned(),
+            sha256: None,
+            name: "model.gguf".to_owned(),
+            model: "m".to_owned(),
+            approx_bytes: None,
+        };
+        let bring = |partial: Partial| async move {
+            fs::write(partial.path(), text)?;
+            Ok::<_, io::Error>(Received {
+                sha256: [0; 32],
+                bytes: text.len() as u64,
+                validator: None,
+            })
+        };
+        let never = CancellationToken::new();
+        cache.obtain(&wanted, &never, || {}, bring).await.unwrap()
     };
     let (one, two) = (commit("one").await, commit("two").await);
     let files = rig.files(Limits {
@@ -263,6 +268,13 @@ async fn cached_files_are_shown_under_their_own_names() {
         (fs::read(&path_a).unwrap(), fs::read(&path_b).unwrap()),
         (b"one".to_vec(), b"two".to_vec())
     );
+    // Shown by a link, never by a second name through which a program could write; the real files are told apart from it.
+    assert!(fs::symlink_metadata(&path_a).unwrap().is_symlink());
+    assert_eq!(
+        files.real_paths(&[a.id, b.id, a.id]).unwrap(),
+        [one.path.clone(), two.path.clone()]
+    );
+    assert_eq!(fs::metadata(&one.path).unwrap().mode() & 0o777, 0o444);
     let dir = files
         .show_directory(&[("x.bin".into(), a.id), ("y.bin".into(), b.id)])
         .unwrap();
@@ -283,6 +295,21 @@ async fn cached_files_are_shown_under_their_own_names() {
     assert!(matches!(
         files.adopt_cached(&one, "a/b").await,
         Err(FileError::Name { .. })
+    ));
+    // As long as the job lives, nothing removes its models; and one that is touched is used no more.
+    assert!(matches!(
+        cache.remove(&one.key),
+        Err(CacheError::InUse { .. })
+    ));
+    fs::remove_file(&two.path).unwrap();
+    fs::write(&two.path, "TWO").unwrap();
+    assert!(matches!(
+        files.program_path(b.id),
+        Err(FileError::Model(CacheError::Changed { .. }))
+    ));
+    assert!(matches!(
+        files.read(b.id, 0, 3).await,
+        Err(FileError::Model(_))
     ));
     files.remove().await;
     // The job's end takes the names, never the files.
@@ -424,10 +451,32 @@ async fn outputs_are_refused_or_bounded() {
 #[test]
 fn a_key_is_one_of_two_kinds() {
     assert_eq!(
-        ModelCache::key_for(Some([1; 32]), "https://a/"),
+        CacheKey::of(Some([1; 32]), "https://a/"),
         CacheKey::Content([1; 32])
     );
-    let url = ModelCache::key_for(None, "https://a/");
+    let url = CacheKey::of(None, "https://a/");
     assert!(matches!(url, CacheKey::Url(_)));
-    assert_ne!(url, ModelCache::key_for(None, "https://b/"));
+    assert_ne!(url, CacheKey::of(None, "https://b/"));
+}
+
+#[tokio::test]
+async fn what_nobody_takes_counts_too() {
+    let rig = Rig::new();
+    let files = rig.files(Limits {
+        scratch_bytes: 100_000,
+        ..Limits::default()
+    });
+    let command = files
+        .prepare_outputs(&[OutputKind::File("txt".into())])
+        .unwrap();
+    fs::write(command.output(0).unwrap(), "small").unwrap();
+    let deep = command.dir().join("a/b");
+    fs::create_dir_all(&deep).unwrap();
+    fs::write(deep.join("hidden"), vec![1; 60_000]).unwrap();
+    assert!(files.collect(&command).await.is_ok());
+    fs::write(files.scratch().home().join("more"), vec![1; 60_000]).unwrap();
+    assert!(matches!(
+        files.collect(&command).await,
+        Err(FileError::TooLarge { limit: 100_000, .. })
+    ));
 }

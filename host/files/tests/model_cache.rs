@@ -8,164 +8,488 @@
 )]
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
-use worker_files::{CacheError, CacheKey, CachedFile, ModelCache, Received};
+use tokio_util::sync::CancellationToken;
+use worker_files::{
+    CacheError, CacheKey, CachedFile, ModelCache, ObtainError, Partial, Received, Verdict,
+    WantedFile,
+};
 
 fn digest(text: &str) -> [u8; 32] {
     Sha256::digest(text).into()
 }
 
-async fn bring(cache: &ModelCache, key: CacheKey, text: &str) -> Result<CachedFile, CacheError> {
-    let pending = cache.begin(&key).unwrap();
-    fs::write(pending.path(), text).unwrap();
-    cache
-        .commit(
-            pending,
-            Received {
-                sha256: digest(text),
-                bytes: text.len() as u64,
-            },
-        )
-        .await
+fn by_url(url: &str) -> WantedFile {
+    WantedFile {
+        url: url.to_owned(),
+        sha256: None,
+        name: "m.gguf".to_owned(),
+        model: "a model/1".to_owned(),
+        approx_bytes: None,
+    }
 }
 
-fn all_files(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    entries
-        .flat_map(|path| {
-            if path.is_dir() {
-                all_files(&path)
-            } else {
-                vec![path]
-            }
-        })
-        .collect()
+fn by_digest(text: &str) -> WantedFile {
+    WantedFile {
+        sha256: Some(digest(text)),
+        ..by_url("https://models.example/m.gguf?token=planted")
+    }
+}
+
+/// A cache, and a network that counts.
+struct Rig {
+    dir: tempfile::TempDir,
+    cache: ModelCache,
+    downloads: AtomicUsize,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = ModelCache::open(dir.path()).unwrap();
+        Self {
+            dir,
+            cache,
+            downloads: AtomicUsize::new(0),
+        }
+    }
+
+    async fn get(
+        &self,
+        wanted: &WantedFile,
+        answer: &str,
+    ) -> Result<CachedFile, ObtainError<io::Error>> {
+        let download = |partial: Partial| async move {
+            self.downloads.fetch_add(1, Ordering::SeqCst);
+            fs::write(partial.path(), answer)?;
+            Ok(Received {
+                sha256: digest(answer),
+                bytes: answer.len() as u64,
+                validator: None,
+            })
+        };
+        let never = CancellationToken::new();
+        self.cache.obtain(wanted, &never, || {}, download).await
+    }
+
+    fn downloads(&self) -> usize {
+        self.downloads.load(Ordering::SeqCst)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn used(&self, wanted: &WantedFile, ago: u64) {
+        let lock = self.path(&format!(".studio-worker/use/{}", wanted.key()));
+        let file = fs::File::options().write(true).open(lock).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(ago))
+            .unwrap();
+    }
+}
+
+fn cache_error<T: std::fmt::Debug>(result: Result<T, ObtainError<io::Error>>) -> CacheError {
+    match result {
+        Err(ObtainError::Cache(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn files_in(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
 }
 
 #[tokio::test]
 async fn a_file_is_kept_under_its_key() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = ModelCache::open(dir.path()).unwrap();
-    let url = "https://models.example/m.gguf?token=planted";
-    let (by_content, by_url) = (
-        ModelCache::key_for(Some(digest("model")), url),
-        ModelCache::key_for(None, url),
-    );
-    assert_eq!(cache.lookup(&by_content).unwrap(), None);
-    let file = bring(&cache, by_content, "model").await.unwrap();
+    let rig = Rig::new();
+    let (content, url) = (by_digest("model"), by_url(&by_digest("model").url));
+    let file = rig.get(&content, "model").await.unwrap();
     assert!(file.verified && file.size == 5);
-    assert_eq!(cache.lookup(&by_content).unwrap(), Some(file.clone()));
     assert_eq!(fs::read(&file.path).unwrap(), b"model");
-    // What came by URL alone is another file, and never taken for a verified one.
-    assert_eq!(cache.lookup(&by_url).unwrap(), None);
-    let other = bring(&cache, by_url, "else").await.unwrap();
-    assert!(!other.verified);
+    assert_eq!(fs::metadata(&file.path).unwrap().mode() & 0o777, 0o444);
+    // What comes by URL alone is another file, and never taken for a verified one, nor the other way round.
+    let other = rig.get(&url, "else").await.unwrap();
+    assert!(!other.verified && other.path != file.path);
     assert_eq!(fs::read(&file.path).unwrap(), b"model");
-    let paths = all_files(dir.path());
-    assert_eq!(paths.len(), 2);
-    assert!(
-        paths
-            .iter()
-            .all(|path| !path.to_str().unwrap().contains("planted"))
-    );
-    // Still there for the next start.
+    assert_eq!(rig.downloads(), 2);
+    // Both are there for the next start, with no download.
+    let again = ModelCache::open(rig.dir.path()).unwrap();
     assert_eq!(
-        ModelCache::open(dir.path())
-            .unwrap()
-            .lookup(&by_content)
-            .unwrap(),
-        Some(file)
+        again.lookup(&content.key()).unwrap().unwrap().path,
+        file.path
     );
+    assert_eq!(again.lookup(&url.key()).unwrap().unwrap().path, other.path);
+    rig.get(&content, "x").await.unwrap();
+    rig.get(&url, "x").await.unwrap();
+    assert_eq!(rig.downloads(), 2);
+    // Nothing of a URL is on the disk.
+    for entry in files_in(&rig.path(".studio-worker/index")) {
+        assert!(!fs::read_to_string(entry).unwrap().contains("planted"));
+    }
 }
 
 #[tokio::test]
 async fn what_is_not_the_file_is_never_kept() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = ModelCache::open(dir.path()).unwrap();
-    let key = CacheKey::Content(digest("model"));
+    let rig = Rig::new();
+    let wanted = by_digest("model");
     assert!(matches!(
-        bring(&cache, key, "other").await,
-        Err(CacheError::Digest { .. })
+        cache_error(rig.get(&wanted, "other").await),
+        CacheError::Digest { .. }
     ));
-    let pending = cache.begin(&key).unwrap();
-    fs::write(pending.path(), "mod").unwrap();
-    let short = cache
-        .commit(
-            pending,
-            Received {
-                sha256: digest("model"),
-                bytes: 5,
-            },
-        )
-        .await;
+    assert!(rig.cache.lookup(&wanted.key()).unwrap().is_none());
+    assert!(files_in(&rig.path(".studio-worker/partial")).is_empty());
+    let short = |partial: Partial| async move {
+        fs::write(partial.path(), "mod")?;
+        Ok::<_, io::Error>(Received {
+            sha256: digest("model"),
+            bytes: 5,
+            validator: None,
+        })
+    };
+    let never = CancellationToken::new();
+    let short = rig.cache.obtain(&wanted, &never, || {}, short).await;
     assert!(matches!(
-        short,
-        Err(CacheError::Length {
+        cache_error(short),
+        CacheError::Length {
             wanted: 5,
             found: 3,
             ..
-        })
+        }
     ));
-    let pending = cache.begin(&key).unwrap();
-    let never_written = cache
-        .commit(
-            pending,
-            Received {
-                sha256: digest("model"),
-                bytes: 5,
-            },
-        )
-        .await;
-    assert!(matches!(never_written, Err(CacheError::Io { .. })));
-    let pending = cache.begin(&key).unwrap();
-    fs::write(pending.path(), "given up").unwrap();
-    drop(pending);
-    assert_eq!(cache.lookup(&key).unwrap(), None);
-    assert!(all_files(dir.path()).is_empty());
+    // A download that broke leaves what came, for the next to go on from.
+    let broken = |partial: Partial| async move {
+        fs::write(partial.path(), "mo")?;
+        Err::<Received, _>(io::Error::other("cut"))
+    };
+    let broken = rig.cache.obtain(&wanted, &never, || {}, broken).await;
+    assert!(matches!(broken, Err(ObtainError::Download(_))));
+    let left = rig.cache.partials().unwrap();
+    assert!(left.len() == 1 && left[0].key == wanted.key() && !left[0].in_flight);
+    let going_on = |partial: Partial| async move {
+        assert_eq!(fs::read(partial.path())?, b"mo");
+        fs::write(partial.path(), "model")?;
+        Ok::<_, io::Error>(Received {
+            sha256: digest("model"),
+            bytes: 5,
+            validator: None,
+        })
+    };
+    let whole = rig.cache.obtain(&wanted, &never, || {}, going_on).await;
+    assert_eq!(fs::read(whole.unwrap().path).unwrap(), b"model");
+    assert!(rig.cache.partials().unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn two_that_bring_one_file_do_not_meet() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = ModelCache::open(dir.path()).unwrap();
-    let key = CacheKey::Content(digest("model"));
-    let (one, two) = (cache.begin(&key).unwrap(), cache.begin(&key).unwrap());
-    assert_ne!(one.path(), two.path());
-    for pending in [one, two] {
-        fs::write(pending.path(), "model").unwrap();
-        cache
-            .commit(
-                pending,
-                Received {
-                    sha256: digest("model"),
-                    bytes: 5,
-                },
-            )
-            .await
-            .unwrap();
-    }
-    assert_eq!(all_files(dir.path()).len(), 1);
+async fn many_that_want_one_file_share_one_download() {
+    let rig = Rig::new();
+    let (wanted, waited) = (by_digest("model"), AtomicUsize::new(0));
+    let (begun, go) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
+    let never = CancellationToken::new();
+    let first = rig.cache.obtain(
+        &wanted,
+        &never,
+        || {},
+        |partial| async {
+            begun.notify_one();
+            go.notified().await;
+            let partial: Partial = partial;
+            fs::write(partial.path(), "model")?;
+            Ok::<_, io::Error>(Received {
+                sha256: digest("model"),
+                bytes: 5,
+                validator: None,
+            })
+        },
+    );
+    // Another process has another cache; the lock is the system's.
+    let other = ModelCache::open(rig.dir.path()).unwrap();
+    let second = async {
+        begun.notified().await;
+        assert!(other.partials().unwrap().is_empty());
+        let waiting = || {
+            waited.fetch_add(1, Ordering::SeqCst);
+            go.notify_one();
+        };
+        let none = |_: Partial| async { Err::<Received, _>(io::Error::other("a second download")) };
+        other.obtain(&wanted, &never, waiting, none).await
+    };
+    let (first, second) = tokio::join!(first, second);
+    assert_eq!(first.unwrap().path, second.unwrap().path);
+    assert_eq!(waited.load(Ordering::SeqCst), 1);
 }
 
-#[test]
-fn a_link_in_the_place_of_a_file_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = ModelCache::open(dir.path()).unwrap();
-    let key = CacheKey::Content([7; 32]);
-    symlink(
-        "/etc/passwd",
-        dir.path()
-            .join(".studio-worker/blobs")
-            .join("07".repeat(32)),
-    )
-    .unwrap();
+#[tokio::test]
+async fn whoever_waits_can_be_cancelled() {
+    let rig = Rig::new();
+    let wanted = by_digest("model");
+    let lock = rig.path(&format!(".studio-worker/flight/{}", wanted.key()));
+    let lock = fs::File::create(lock).unwrap();
+    lock.lock().unwrap();
+    let cancel = CancellationToken::new();
+    let none = |_: Partial| async { Err::<Received, _>(io::Error::other("no download")) };
+    let told = cancel.clone();
+    let waited = rig
+        .cache
+        .obtain(&wanted, &cancel, move || told.cancel(), none)
+        .await;
+    assert!(matches!(cache_error(waited), CacheError::Cancelled));
+}
+
+#[tokio::test]
+async fn a_file_that_was_touched_is_hashed_and_one_that_was_changed_is_set_aside() {
+    let rig = Rig::new();
+    for wanted in [by_digest("model"), by_url("https://a/m")] {
+        let path = rig.get(&wanted, "model").await.unwrap().path;
+        let file = fs::File::open(&path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(60))
+            .unwrap();
+        let again = rig.cache.lookup(&wanted.key()).unwrap().unwrap();
+        assert_eq!(again.path, path, "touched, but the same");
+        again.check().unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(&path, "MODEL").unwrap();
+        assert!(matches!(again.check(), Err(CacheError::Changed { .. })));
+        drop(again);
+        let before = rig.downloads();
+        let brought = rig.get(&wanted, "model").await.unwrap();
+        assert_eq!(rig.downloads(), before + 1);
+        assert_eq!(fs::read(brought.path).unwrap(), b"model");
+    }
+    let aside = files_in(&rig.path(".studio-worker/quarantine"));
+    assert_eq!(aside.len(), 2);
+    for path in aside {
+        assert_eq!(fs::read(path).unwrap(), b"MODEL");
+    }
+}
+
+#[tokio::test]
+async fn a_link_in_the_place_of_a_file_is_refused() {
+    let rig = Rig::new();
+    let wanted = by_digest("model");
+    let path = rig.get(&wanted, "model").await.unwrap().path;
+    fs::remove_file(&path).unwrap();
+    symlink("/etc/passwd", &path).unwrap();
     assert!(matches!(
-        cache.lookup(&key),
+        rig.cache.lookup(&wanted.key()),
         Err(CacheError::NotRegular { .. })
     ));
+    // A record that points elsewhere is none.
+    fs::remove_file(&path).unwrap();
+    let record = rig.path(&format!(".studio-worker/index/{}.json", wanted.key()));
+    for text in ["{", "{}", r#"{"version":1}"#] {
+        fs::write(&record, text).unwrap();
+        assert!(rig.cache.lookup(&wanted.key()).unwrap().is_none(), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn an_older_workers_file_is_used_where_it_lies() {
+    let rig = Rig::new();
+    for folder in ["a_model_1", "elsewhere", "other"] {
+        fs::create_dir(rig.path(folder)).unwrap();
+    }
+    // Two models, one name; a digest tells which is which, in whatever folder.
+    fs::write(rig.path("m.gguf"), "flat").unwrap();
+    fs::write(rig.path("elsewhere/m.gguf"), "model").unwrap();
+    let found = rig.get(&by_digest("model"), "-").await.unwrap();
+    assert_eq!(
+        found.path,
+        fs::canonicalize(rig.path("elsewhere/m.gguf")).unwrap()
+    );
+    assert!(found.verified);
+    assert!(rig.get(&by_digest("flat"), "-").await.unwrap().verified);
+    assert_eq!(rig.downloads(), 0);
+    // Hashed once: what was found out lies by path and look.
+    assert_eq!(files_in(&rig.path(".studio-worker/hashes")).len(), 2);
+    // None has this digest: fetched.
+    let third = rig.get(&by_digest("third"), "third").await.unwrap();
+    assert!(
+        third
+            .path
+            .starts_with(fs::canonicalize(rig.path(".studio-worker")).unwrap())
+    );
+    assert_eq!(rig.downloads(), 1);
+
+    // Without a digest: the model's own folder, for the first URL alone, unverified.
+    fs::write(rig.path("a_model_1/m.gguf"), "own").unwrap();
+    let own = rig.get(&by_url("https://a/m"), "-").await.unwrap();
+    assert!(!own.verified && fs::read(&own.path).unwrap() == b"own");
+    let stranger = WantedFile {
+        model: "other".to_owned(),
+        ..by_url("https://b/m")
+    };
+    let flat = rig.get(&stranger, "-").await.unwrap();
+    assert_eq!(fs::read(&flat.path).unwrap(), b"flat");
+    let later = rig.get(&by_url("https://c/m"), "fetched").await.unwrap();
+    assert_eq!(fs::read(&later.path).unwrap(), b"fetched");
+    assert_eq!(rig.downloads(), 2);
+
+    // It is the operator's: not ours to remove, and of no use when it changes and nobody knows its digest.
+    let key = own.key;
+    drop(own);
+    assert!(matches!(
+        rig.cache.remove(&key),
+        Err(CacheError::Adopted { .. })
+    ));
+    fs::write(rig.path("a_model_1/m.gguf"), "changed").unwrap();
+    assert!(matches!(
+        cache_error(rig.get(&by_url("https://a/m"), "-").await),
+        CacheError::Changed { .. }
+    ));
+    // One whose digest is known is fetched instead; nothing is moved.
+    fs::write(rig.path("elsewhere/m.gguf"), "broken").unwrap();
+    rig.get(&by_digest("model"), "model").await.unwrap();
+    assert_eq!(rig.downloads(), 3);
+    assert_eq!(fs::read(rig.path("elsewhere/m.gguf")).unwrap(), b"broken");
+}
+
+#[tokio::test]
+async fn a_size_that_cannot_be_right_is_no_match() {
+    let rig = Rig::new();
+    fs::write(rig.path("m.gguf"), vec![0; 1000]).unwrap();
+    for (approx, adopted) in [(500, false), (2000, false), (1050, true)] {
+        let wanted = WantedFile {
+            approx_bytes: Some(approx),
+            ..by_url("https://a/m")
+        };
+        let before = rig.downloads();
+        let file = rig.get(&wanted, "came").await.unwrap();
+        assert_eq!(rig.downloads() == before, adopted, "{approx}");
+        drop(file);
+        let _ = rig.cache.remove(&wanted.key());
+    }
+}
+
+#[tokio::test]
+async fn the_budget_takes_what_was_used_longest_ago() {
+    let mut rig = Rig::new();
+    rig.cache = rig.cache.clone().with_budget(Some(4000));
+    let wanted: Vec<WantedFile> = (0..5)
+        .map(|n| WantedFile {
+            approx_bytes: Some(1000),
+            name: format!("m{n}"),
+            ..by_url(&format!("https://a/{n}"))
+        })
+        .collect();
+    let body = "x".repeat(1000);
+    for (n, wanted) in wanted.iter().take(4).enumerate() {
+        rig.get(wanted, &body).await.unwrap();
+        rig.used(wanted, 100 - n as u64);
+    }
+    // The oldest is in use, the next pinned: the third goes.
+    let held = rig.cache.lookup(&wanted[0].key()).unwrap().unwrap();
+    rig.used(&wanted[0], 100);
+    rig.cache.pin(&wanted[1].key(), true).unwrap();
+    rig.get(&wanted[4], &body).await.unwrap();
+    let names = |cache: &ModelCache| -> Vec<String> {
+        let entries = cache.list().unwrap();
+        entries.into_iter().map(|entry| entry.name).collect()
+    };
+    assert_eq!(names(&rig.cache), ["m0", "m1", "m3", "m4"]);
+    assert!(matches!(
+        rig.cache.remove(&wanted[1].key()),
+        Err(CacheError::Pinned { .. })
+    ));
+    assert!(matches!(
+        rig.cache.remove(&wanted[0].key()),
+        Err(CacheError::InUse { .. })
+    ));
+    // Nothing that may go makes enough room: said, and nobody's file is lost for it but those that may.
+    let large = WantedFile {
+        approx_bytes: Some(3000),
+        ..by_url("https://a/large")
+    };
+    assert!(matches!(
+        cache_error(rig.get(&large, &body).await),
+        CacheError::Budget { held: 2000, .. }
+    ));
+    assert_eq!(names(&rig.cache), ["m0", "m1"]);
+    drop(held);
+    let freed = rig.cache.collect_garbage(Some(0)).unwrap();
+    assert_eq!(
+        (freed.names.as_slice(), freed.left),
+        (&["m0".to_owned()][..], 1000)
+    );
+    // A file without a record is nobody's.
+    let orphan = rig.path(".studio-worker/blobs").join("00".repeat(32));
+    fs::write(&orphan, "left").unwrap();
+    rig.cache.collect_garbage(None).unwrap();
+    assert!(!orphan.exists());
+}
+
+#[tokio::test]
+async fn no_room_on_the_disk_is_said_before_anything_comes() {
+    let rig = Rig::new();
+    let wanted = WantedFile {
+        approx_bytes: Some(1 << 60),
+        ..by_url("https://a/huge")
+    };
+    assert!(matches!(
+        cache_error(rig.get(&wanted, "x").await),
+        CacheError::Space { needed, .. } if needed > 1 << 60
+    ));
+    assert_eq!(rig.downloads(), 0);
+}
+
+#[tokio::test]
+async fn partial_downloads_are_given_up_by_age_but_not_in_flight() {
+    let rig = Rig::new();
+    let keys = [[1; 32], [2; 32], [3; 32]].map(CacheKey::Content);
+    let old = SystemTime::now() - Duration::from_secs(30 * 24 * 60 * 60);
+    let place = |key: &CacheKey| rig.path(&format!(".studio-worker/partial/{key}"));
+    for key in &keys {
+        fs::write(place(key), "part").unwrap();
+    }
+    for key in &keys[..2] {
+        let file = fs::File::options().write(true).open(place(key)).unwrap();
+        file.set_modified(old).unwrap();
+    }
+    let flight = rig.path(&format!(".studio-worker/flight/{}", keys[1]));
+    let flight = fs::File::create(flight).unwrap();
+    flight.lock().unwrap();
+    let cache = ModelCache::open(rig.dir.path()).unwrap();
+    let left: Vec<CacheKey> = cache
+        .partials()
+        .unwrap()
+        .iter()
+        .map(|partial| partial.key)
+        .collect();
+    assert_eq!(left, keys[1..]);
+}
+
+#[tokio::test]
+async fn entries_are_found_by_name_and_id_and_checked_on_demand() {
+    let rig = Rig::new();
+    let (a, b) = (by_digest("one"), by_digest("two"));
+    rig.get(&a, "one").await.unwrap();
+    let damaged = rig.get(&b, "two").await.unwrap();
+    assert!(matches!(
+        rig.cache.find_entry("m.gguf"),
+        Err(CacheError::Ambiguous { .. })
+    ));
+    assert!(matches!(
+        rig.cache.find_entry("nobody"),
+        Err(CacheError::Unknown { .. })
+    ));
+    let id = a.key().to_string();
+    assert_eq!(rig.cache.find_entry(&id[..16]).unwrap(), a.key());
+    assert_eq!(rig.cache.find_entry(&id[7..16]).unwrap(), a.key());
+    // The same size, time and inode: only reading tells.
+    let time = fs::metadata(&damaged.path).unwrap().modified().unwrap();
+    fs::set_permissions(&damaged.path, fs::Permissions::from_mode(0o644)).unwrap();
+    let file = fs::File::options().write(true).open(&damaged.path).unwrap();
+    io::Write::write_all(&mut &file, b"TWO").unwrap();
+    file.set_modified(time).unwrap();
+    let verdict = |key: CacheKey| rig.cache.verify(&key).unwrap().verdict;
+    assert_eq!(verdict(a.key()), Verdict::Whole);
+    assert_eq!(verdict(b.key()), Verdict::Damaged);
+    assert!(rig.cache.lookup(&b.key()).unwrap().is_none());
+    assert_eq!(files_in(&rig.path(".studio-worker/quarantine")).len(), 1);
 }

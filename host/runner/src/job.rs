@@ -294,6 +294,7 @@ impl JobRun {
                 shared: &self.shared,
                 engine: &self.engine,
                 job_id: &self.claim.job_id,
+                model: &self.claim.model,
                 texts: &texts,
                 link: &self.link,
                 reservation: &self.reservation,
@@ -325,7 +326,7 @@ impl JobRun {
     fn job_files(&self) -> Result<JobFiles, JobError> {
         let scratch = self.shared.scratch.job(self.claim.job_id.as_str());
         let scratch = scratch.map_err(|error| JobError::Scratch(error.to_string()))?;
-        Ok(JobFiles::new(scratch, worker_files::Limits::default()))
+        Ok(JobFiles::new(scratch, self.shared.settings.files.clone()))
     }
 
     fn job(&self) -> Result<Job, JobError> {

@@ -66,6 +66,8 @@ pub struct RunnerSettings {
     pub programs: ProgramRules,
     /// Largest download that names no bound of its own, in bytes.
     pub max_download_bytes: u64,
+    /// What one job may hold in its scratch directory.
+    pub files: worker_files::Limits,
 }
 
 impl Default for RunnerSettings {
@@ -73,6 +75,7 @@ impl Default for RunnerSettings {
         Self {
             programs: ProgramRules::default(),
             max_download_bytes: 256 << 30,
+            files: worker_files::Limits::default(),
         }
     }
 }

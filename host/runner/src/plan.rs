@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use worker_plugins::contract::{
-    Effect, Exit, Failure, File, Job, Next, Outcome, OutputKind, Platform, WorkerState,
+    Download, Effect, Exit, Failure, File, Job, Next, Outcome, OutputKind, Platform, WorkerState,
 };
 use worker_plugins::{CallError, Engine, Generation};
 use worker_wire::Claim;
@@ -24,6 +24,8 @@ pub struct Plan {
     pub engine: String,
     /// What it would ask for, in order.
     pub steps: Vec<PlannedStep>,
+    /// Every download among them.
+    pub downloads: Vec<Download>,
     /// How it ends.
     pub end: String,
 }
@@ -90,6 +92,7 @@ pub async fn plan(
     let mut plan = Plan {
         engine: engine.identity().name.clone(),
         steps: Vec::new(),
+        downloads: Vec::new(),
         end: String::new(),
     };
     let mut history: Arc<Vec<Outcome>> = Arc::default();
@@ -112,6 +115,9 @@ pub async fn plan(
             }
         };
         for effect in &effects {
+            if let Effect::Fetch(downloads) = effect {
+                plan.downloads.extend(downloads.iter().cloned());
+            }
             let command_line = match effect {
                 Effect::Run(command) => Some(made_up.command_line(command)),
                 _ => None,

@@ -132,7 +132,7 @@ pub(crate) async fn runner(
         generation,
         programs,
         scratch: ScratchRoot::open(&paths.scratch)?,
-        cache: Arc::new(ModelCache::open(&settings.models_root)?),
+        cache: Arc::new(cache(settings)?),
         egress: Arc::new(Egress::new(egress_policy(settings, &network)?)?),
         secrets: plugin_secrets(&network),
         delivery,
@@ -148,6 +148,11 @@ pub(crate) async fn runner(
         log: Arc::new(move |entry| log.push(entry)),
         settings: RunnerSettings {
             programs: program_rules(paths, settings),
+            files: worker_files::Limits {
+                file_bytes: settings.output_bytes,
+                scratch_bytes: settings.scratch_bytes,
+                ..worker_files::Limits::default()
+            },
             ..RunnerSettings::default()
         },
     }))
@@ -206,8 +211,16 @@ pub(crate) fn mark_programs(paths: &Paths, settings: &Settings) -> Result<(), Fa
     Ok(())
 }
 
+/// The model cache of a configuration.
+pub(crate) fn cache(settings: &Settings) -> Result<ModelCache, worker_files::CacheError> {
+    Ok(ModelCache::open(&settings.models_root)?.with_budget(settings.models_budget))
+}
+
 /// Plain http reaches this machine only where the studio itself is on it: then its job inputs are too.
-fn egress_policy(settings: &Settings, network: &Network) -> Result<worker_egress::Policy, Failure> {
+pub(crate) fn egress_policy(
+    settings: &Settings,
+    network: &Network,
+) -> Result<worker_egress::Policy, Failure> {
     let local = match &settings.studio {
         Configured::Embedded => true,
         Configured::Remote(base) => base.is_loopback(),

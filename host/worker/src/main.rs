@@ -121,6 +121,9 @@ async fn dispatch(command: Command, paths: Paths, settings: Settings) -> Result<
             plugins,
             json,
         } => commands::plan::run(&paths, &settings, &offer, plugins.as_deref(), json).await,
+        Command::Models { action, json } => {
+            commands::models::run(&paths, &settings, action, json).await
+        }
         Command::Register(_) => Ok(()),
         Command::SetThreshold { gigabytes } => {
             commands::set_threshold::run(&paths.config, gigabytes, &mut Output::standard())

@@ -9,6 +9,8 @@ mod command;
 mod environment;
 mod fetch;
 mod http;
+mod meter;
+pub(crate) mod models;
 mod perform;
 mod rules;
 mod request;

@@ -31,6 +31,8 @@ pub(crate) struct Tools<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) engine: &'a Arc<Engine>,
     pub(crate) job_id: &'a JobId,
+    /// The model that the job is for, as an older worker named folders.
+    pub(crate) model: &'a str,
     pub(crate) texts: &'a OfferTexts,
     pub(crate) link: &'a StudioLink,
     pub(crate) reservation: &'a Reservation,
@@ -162,7 +164,12 @@ pub(super) fn file(info: worker_files::FileInfo) -> worker_plugins::contract::Fi
 
 /// A failure of the job's files, as the plugin hears it. Only what the disk did can pass.
 pub(super) fn on_disk(error: FileError) -> Failure {
-    let retryable = matches!(error, FileError::Io { .. } | FileError::Stopping);
+    let retryable = match &error {
+        FileError::Io { .. } | FileError::Stopping => true,
+        // The next try looks at the model anew, and fetches it where it was changed.
+        FileError::Model(_) => true,
+        _ => false,
+    };
     Failure {
         message: error.to_string(),
         retryable,

@@ -9,7 +9,8 @@ use serde_json::Value;
 use worker_wire::{ApiBase, JobId};
 
 use super::typed::{
-    Typed, TypedApproval, TypedCommand, TypedPlugin, TypedPrograms, TypedResults, TypedSubmit,
+    Typed, TypedApproval, TypedCommand, TypedModels, TypedPlugin, TypedPrograms, TypedResults,
+    TypedSubmit,
     TypedWorkers,
 };
 
@@ -41,6 +42,10 @@ pub(crate) enum Command {
     },
     Results {
         action: Results,
+        json: bool,
+    },
+    Models {
+        action: Models,
         json: bool,
     },
     Pause,
@@ -130,6 +135,30 @@ pub(crate) enum Results {
     RemoveAll,
 }
 
+/// What to do about the model cache.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Models {
+    List,
+    Verify {
+        wanted: Vec<String>,
+    },
+    Remove {
+        wanted: String,
+    },
+    /// `limit` in bytes; none: the budget.
+    Gc {
+        limit: Option<u64>,
+    },
+    Pin {
+        wanted: String,
+        pinned: bool,
+    },
+    Pull {
+        offer: PathBuf,
+        plugins: Option<PathBuf>,
+    },
+}
+
 #[derive(Debug)]
 pub(crate) struct Registration {
     pub(crate) studio: Option<ApiBase>,
@@ -186,6 +215,10 @@ fn command(typed: TypedCommand) -> Result<Command, clap::Error> {
         },
         TypedCommand::Results { action, json } => Command::Results {
             action: results(action)?,
+            json,
+        },
+        TypedCommand::Models { action, json } => Command::Models {
+            action: models(action)?,
             json,
         },
         TypedCommand::Pause => Command::Pause,
@@ -280,6 +313,46 @@ fn results(typed: Option<TypedResults>) -> Result<Results, clap::Error> {
             ));
         }
     })
+}
+
+fn models(typed: Option<TypedModels>) -> Result<Models, clap::Error> {
+    Ok(match typed {
+        None | Some(TypedModels::List) => Models::List,
+        Some(TypedModels::Verify { wanted }) => Models::Verify { wanted },
+        Some(TypedModels::Remove { wanted }) => Models::Remove { wanted },
+        Some(TypedModels::Gc { max }) => Models::Gc {
+            limit: max.map(gibibytes).transpose()?,
+        },
+        Some(TypedModels::Pin { wanted }) => Models::Pin {
+            wanted,
+            pinned: true,
+        },
+        Some(TypedModels::Unpin { wanted }) => Models::Pin {
+            wanted,
+            pinned: false,
+        },
+        Some(TypedModels::Pull { offer, plugins }) => Models::Pull {
+            offer,
+            plugins: plugins.plugins,
+        },
+    })
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "checked just before; more than every disk holds is as good as the largest number"
+)]
+fn gibibytes(count: f64) -> Result<u64, clap::Error> {
+    if count.is_finite() && count >= 0.0 {
+        Ok((count * (1u64 << 30) as f64) as u64)
+    } else {
+        Err(usage(
+            ErrorKind::InvalidValue,
+            "--max takes GiB, at least 0",
+        ))
+    }
 }
 
 fn plugins(typed: TypedPlugin) -> Plugins {
@@ -391,6 +464,9 @@ mod tests {
             &["cancel", "../x"],
             &["set-threshold", "much"],
             &["plugin"],
+            &["models", "remove"],
+            &["models", "gc", "--max=-1"],
+            &["models", "pull"],
             &["plugin", "validate"],
             &["programs", "accept"],
             &["programs", "accept", "abc"],

@@ -9,7 +9,7 @@ mod reference;
 mod typed;
 
 pub(crate) use meant::{
-    Approval, Command, Invocation, Plugins, Registration, Results, Submission, Work, Workers,
-    invocation,
+    Approval, Command, Invocation, Models, Plugins, Registration, Results, Submission, Work,
+    Workers, invocation,
 };
 pub(crate) use output::{Failure, Output, one_line, report};

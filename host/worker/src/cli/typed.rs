@@ -69,6 +69,14 @@ Ctrl-C cancels the job.")]
         #[arg(long, global = true)]
         json: bool,
     },
+    /// List, check, remove, keep and fetch model files; safe beside a running worker
+    Models {
+        #[command(subcommand)]
+        action: Option<TypedModels>,
+        /// Print JSON
+        #[arg(long, global = true)]
+        json: bool,
+    },
     /// Take no new jobs until `resume`; the job in hand is finished
     Pause,
     /// Take jobs again
@@ -206,6 +214,50 @@ pub(super) enum TypedResults {
         /// All of them
         #[arg(long)]
         all: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TypedModels {
+    /// List them, and downloads that are not finished; the same as without a word
+    List,
+    /// Read files from end to end; what is damaged is set aside and fetched again when it is needed
+    Verify {
+        /// Names, or first digits of ids; without one all
+        #[arg(value_name = "MODEL")]
+        wanted: Vec<String>,
+    },
+    /// Remove one; refused while it is in use or pinned
+    Remove {
+        /// Its name, or the first digits of its id
+        #[arg(value_name = "MODEL")]
+        wanted: String,
+    },
+    /// Remove those used longest ago until the budget is kept, and downloads given up long ago
+    Gc {
+        /// GiB to go down to; without it `models_budget_gb`
+        #[arg(long, value_name = "GB")]
+        max: Option<f64>,
+    },
+    /// Never remove one to make room
+    Pin {
+        /// Its name, or the first digits of its id
+        #[arg(value_name = "MODEL")]
+        wanted: String,
+    },
+    /// Let one be removed to make room again
+    Unpin {
+        /// Its name, or the first digits of its id
+        #[arg(value_name = "MODEL")]
+        wanted: String,
+    },
+    /// Fetch the models that an offer needs; goes on from what an earlier try left
+    Pull {
+        /// File with the offer's claim
+        #[arg(value_name = "OFFER.json")]
+        offer: PathBuf,
+        #[command(flatten)]
+        plugins: PluginFolder,
     },
 }
 

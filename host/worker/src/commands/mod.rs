@@ -3,6 +3,7 @@
 pub(crate) mod cancel;
 pub(crate) mod config;
 pub(crate) mod doctor;
+pub(crate) mod models;
 pub(crate) mod pause;
 pub(crate) mod plan;
 pub(crate) mod plugin;

@@ -47,7 +47,8 @@ pub(crate) async fn run(
     output::line(&plan.end)
 }
 
-fn read(path: &Path) -> Result<Claim, Failure> {
+/// The claim in a file, or in the whole frame around it.
+pub(super) fn read(path: &Path) -> Result<Claim, Failure> {
     let failed =
         |error: std::io::Error| Failure::new(format!("cannot read {}: {error}", path.display()));
     let size = std::fs::metadata(path).map_err(failed)?.len();

@@ -1,0 +1,242 @@
+//! Making room: for a download, and down to the operator's budget. What is in use or pinned stays; what an older worker
+//! put there is not ours.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::error::{CacheError, io_at};
+use super::key::CacheKey;
+use super::locks::{exclusive_soon, last_used, try_exclusive};
+use super::obtain::resume_path;
+use super::record::{Place, Record};
+use super::{ModelCache, remove_if_there};
+
+/// Age from which a partial download is taken for given up. Shorter loses what a studio that is away for a week would
+/// have gone on with; longer keeps dead weight.
+const PARTIAL_AGE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// What was removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Freed {
+    /// Names of the models removed.
+    pub names: Vec<String>,
+    /// Partial downloads removed.
+    pub partials: usize,
+    /// Bytes that they took.
+    pub bytes: u64,
+    /// Bytes that the cache still holds.
+    pub left: u64,
+}
+
+impl ModelCache {
+    /// Removes the least recently used files until the cache holds at most `limit` bytes, its budget where none is given,
+    /// and partial downloads that were given up. Blocks.
+    ///
+    /// # Errors
+    /// When a file cannot be removed. That not enough may be removed is no error: `left` says.
+    pub fn collect_garbage(&self, limit: Option<u64>) -> Result<Freed, CacheError> {
+        let mut freed = match limit.or(self.budget) {
+            Some(limit) => self.evict_to(limit, None)?,
+            None => Freed {
+                left: self.own_bytes()?,
+                ..Freed::default()
+            },
+        };
+        self.sweep_orphans()?;
+        let (partials, bytes) = self.sweep_partials();
+        freed.partials = partials;
+        freed.bytes = freed.bytes.saturating_add(bytes);
+        Ok(freed)
+    }
+
+    /// Sees to it that a file of about `approx` bytes has room on the disk and in the budget.
+    pub(super) fn make_room(&self, key: &CacheKey, approx: Option<u64>) -> Result<(), CacheError> {
+        let Some(approx) = approx else {
+            return Ok(());
+        };
+        if let Some(budget) = self.budget {
+            let limit = budget.saturating_sub(approx);
+            let freed = self.evict_to(limit, Some(key))?;
+            if approx > budget || freed.left > limit {
+                return Err(CacheError::Budget {
+                    needed: approx,
+                    held: freed.left,
+                    budget,
+                });
+            }
+        }
+        let partial = self.partial_path(key);
+        let there = fs::symlink_metadata(&partial).map_or(0, |found| found.blocks() * 512);
+        let needed = approx.saturating_add(approx / 10).saturating_sub(there);
+        let free = free_bytes(&self.dir)?;
+        if needed > free {
+            return Err(CacheError::Space {
+                path: self.dir.clone(),
+                needed,
+                free,
+            });
+        }
+        Ok(())
+    }
+
+    /// Goes back to the budget after a download whose size nobody knew. What fails is said and tried again the next time.
+    pub(super) fn keep_budget(&self) {
+        let Some(budget) = self.budget else { return };
+        match self.evict_to(budget, None) {
+            Ok(freed) if freed.left > budget => {
+                tracing::warn!(target: "models", bytes = freed.left, budget, "the model cache is over its budget; everything in it is in use or pinned");
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(target: "models", %error, "the model cache cannot be brought back to its budget");
+            }
+        }
+    }
+
+    fn evict_to(&self, limit: u64, but: Option<&CacheKey>) -> Result<Freed, CacheError> {
+        let mut entries: Vec<(SystemTime, CacheKey, Record)> = self
+            .own_records()?
+            .into_iter()
+            .map(|(key, record)| {
+                let used = last_used(&self.use_path(&key)).unwrap_or(SystemTime::UNIX_EPOCH);
+                (used, key, record)
+            })
+            .collect();
+        entries.sort_by_key(|(used, key, _)| (*used, *key));
+        let mut freed = Freed {
+            left: entries.iter().map(|(_, _, record)| record.stamp.size).sum(),
+            ..Freed::default()
+        };
+        for (_, key, record) in entries {
+            if freed.left <= limit {
+                break;
+            }
+            if but == Some(&key) || self.is_pinned(&key) {
+                continue;
+            }
+            if self.remove_unused(&key, &record)? {
+                tracing::info!(target: "models", name = record.name, bytes = record.stamp.size, "removed the model used longest ago");
+                freed.left = freed.left.saturating_sub(record.stamp.size);
+                freed.bytes = freed.bytes.saturating_add(record.stamp.size);
+                freed.names.push(record.name);
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Removes an entry unless somebody uses it. The record goes first: without it nobody finds the file.
+    pub(super) fn remove_unused(
+        &self,
+        key: &CacheKey,
+        record: &Record,
+    ) -> Result<bool, CacheError> {
+        let Some(_lock) = exclusive_soon(&self.use_path(key))? else {
+            return Ok(false);
+        };
+        self.forget(key)?;
+        remove_if_there(&self.path_of(record))?;
+        remove_if_there(&self.pin_path(key))?;
+        Ok(true)
+    }
+
+    pub(super) fn is_pinned(&self, key: &CacheKey) -> bool {
+        self.pin_path(key).exists()
+    }
+
+    /// Every entry, in no order.
+    pub(super) fn records(&self) -> Result<Vec<(CacheKey, Record)>, CacheError> {
+        let mut records = Vec::new();
+        let index = self.dir.join("index");
+        for entry in fs::read_dir(&index).map_err(io_at(&index))? {
+            let name = entry.map_err(io_at(&index))?.file_name();
+            let key = name
+                .to_str()
+                .and_then(|name| name.strip_suffix(".json"))
+                .and_then(CacheKey::parse);
+            if let Some(key) = key
+                && let Some(record) = self.record(&key)?
+            {
+                records.push((key, record));
+            }
+        }
+        Ok(records)
+    }
+
+    fn own_records(&self) -> Result<Vec<(CacheKey, Record)>, CacheError> {
+        let mut records = self.records()?;
+        records.retain(|(_, record)| !matches!(record.place, Place::Adopted(_)));
+        Ok(records)
+    }
+
+    fn own_bytes(&self) -> Result<u64, CacheError> {
+        let records = self.own_records()?;
+        Ok(records.iter().map(|(_, record)| record.stamp.size).sum())
+    }
+
+    /// Removes files without a record, which a worker killed while removing leaves. The files are listed before the records,
+    /// and a record is written before its file, so that none is taken for an orphan while it is being brought.
+    fn sweep_orphans(&self) -> Result<(), CacheError> {
+        let mut files = Vec::new();
+        for dir in [self.dir.join("blobs"), self.dir.join("urls")] {
+            let entries = fs::read_dir(&dir).map_err(io_at(&dir))?;
+            files.extend(entries.flatten().map(|entry| entry.path()));
+        }
+        let known: HashSet<PathBuf> = self
+            .records()?
+            .iter()
+            .map(|(_, record)| self.path_of(record))
+            .collect();
+        for path in files.iter().filter(|path| !known.contains(*path)) {
+            tracing::info!(target: "models", path = %path.display(), "removing a model file that has no record");
+            remove_if_there(path)?;
+        }
+        Ok(())
+    }
+
+    /// Removes partial downloads that nobody went on with; how many, and their bytes.
+    pub(super) fn sweep_partials(&self) -> (usize, u64) {
+        let (mut count, mut bytes) = (0, 0);
+        let entries = fs::read_dir(self.dir.join("partial")).into_iter().flatten();
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let key = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .map(|name| name.strip_suffix(".resume").unwrap_or(name))
+                .and_then(CacheKey::parse);
+            let Ok(found) = entry.metadata() else {
+                continue;
+            };
+            let age = found
+                .modified()
+                .ok()
+                .and_then(|then| SystemTime::now().duration_since(then).ok());
+            if age.is_none_or(|age| age < PARTIAL_AGE) {
+                continue;
+            }
+            // What is called otherwise is an older version's, and nobody's flight.
+            let lock = key.map(|key| try_exclusive(&self.flight_path(&key)));
+            if matches!(lock, Some(Ok(None) | Err(_))) {
+                continue;
+            }
+            if fs::remove_file(&path).is_ok() {
+                let _ = fs::remove_file(resume_path(&path));
+                count += 1;
+                bytes += found.blocks() * 512;
+            }
+        }
+        (count, bytes)
+    }
+}
+
+/// Bytes that this user may still write there.
+fn free_bytes(path: &Path) -> Result<u64, CacheError> {
+    let room = rustix::fs::statvfs(path).map_err(|error| CacheError::Io {
+        path: path.to_owned(),
+        source: error.into(),
+    })?;
+    Ok(room.f_bavail.saturating_mul(room.f_frsize))
+}
