@@ -85,7 +85,7 @@ impl JobError {
                 !fault.is_plugins_fault()
             }
             Self::Finish(FinishError::Refused { retryable, .. }) => *retryable,
-            Self::Finish(FinishError::Unusable(_))
+            Self::Finish(FinishError::Unusable(_) | FinishError::Extension { .. })
             | Self::TooManySteps { .. }
             | Self::NothingAsked { .. } => false,
             Self::Cancelled => false,
