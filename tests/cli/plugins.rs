@@ -5,7 +5,7 @@ use worker_tests::folder::component_path;
 use worker_tests::{FileServer, Home, PluginFolder, SdCli, built, offers};
 
 fn first_party() -> Vec<String> {
-    let names = ["router", "synthetic", "sd-cpp", "finisher"];
+    let names = ["router", "synthetic", "sd-cpp", "espeak", "finisher"];
     names
         .iter()
         .map(|name| {
@@ -31,7 +31,7 @@ async fn every_component_in_the_repository_is_valid() {
     let told = home.run(&line).await.ok();
     assert_eq!(
         told.lines().filter(|line| line.starts_with("ok")).count(),
-        5,
+        6,
         "{told}"
     );
 }

@@ -3,6 +3,21 @@
 use serde_json::json;
 use worker_tests::{Home, ScriptedStudio, Worker, built, media, offers};
 
+/// What the worker cannot do for an operator it says, in the log and to the studio.
+#[tokio::test]
+async fn a_setting_that_it_cannot_honour_is_said() {
+    let home = Home::bare("only_when_idle = true\n");
+    let worker = home.start();
+    worker
+        .line("does not measure whether somebody uses the computer")
+        .await;
+    let home = Home::new();
+    let worker = home.start();
+    worker.connected().await;
+    let said = worker.lines().join("\n");
+    assert!(!said.contains("does not measure"), "{said}");
+}
+
 #[tokio::test]
 async fn run_says_where_its_studio_is_and_what_it_serves() {
     let home = Home::new();

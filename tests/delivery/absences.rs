@@ -3,7 +3,7 @@
 use rustix::process::{Pid, Signal};
 use serde_json::json;
 use worker_tests::wait::until;
-use worker_tests::{FileServer, Home, Peer, ScriptedStudio, SdCli, Worker, built, offers};
+use worker_tests::{FileServer, Home, Peer, Reply, ScriptedStudio, SdCli, Worker, built, offers};
 
 use crate::{aside, one_aside, spooled};
 
@@ -44,6 +44,29 @@ async fn the_job_goes_on_and_its_picture_is_posted_when_the_studio_is_back() {
     assert!(aside(&home).await.is_empty());
     peer.accepted(&offers::chat("job-2", "x")).await;
     peer.expect_result().await;
+}
+
+/// The studio took the job back when the session ended, could not take its picture yet, and offers the job again.
+#[tokio::test]
+async fn a_job_offered_again_is_not_done_again_while_its_picture_waits() {
+    let (studio, sd) = (ScriptedStudio::start().await, SdCli::install());
+    let home = Home::approved(&studio.base());
+    let _worker = gone_mid_job(&studio, &home, &sd, "slow 3000").await;
+    until("a result that waits", || (spooled(&home) > 0).then_some(())).await;
+    // By itself the worker would not come again for a long time.
+    studio.on("complete", Reply::RetryAfter(503, 600));
+    studio.come_back().await;
+    let mut peer = studio.welcomed().await;
+    studio.called("complete", 1).await;
+    let model = offers::model_file("diffusion-model", "http://127.0.0.1:9/m.gguf", "m.gguf");
+    peer.accepted(&offers::sd_image("job-1", vec![model], &json!({})))
+        .await;
+    assert_eq!(studio.called("complete", 2).await[1].path, "w-1/job-1");
+    until("an empty spool", || (spooled(&home) == 0).then_some(())).await;
+    assert_eq!(sd.runs().len(), 1, "it was not made twice");
+    assert!(aside(&home).await.is_empty());
+    peer.accepted(&offers::chat("job-2", "x")).await;
+    assert_eq!(peer.expect_result().await["jobId"], "job-2");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@
 
 mod blind;
 mod effects;
+mod espeak;
 mod inventions;
 mod kinds;
 mod pictures;

@@ -148,6 +148,8 @@ impl Home {
             .env("HOME", self.dir.path())
             // No release has this name, so no test downloads a program from the network.
             .env("STUDIO_WORKER_SDCPP_RELEASE", "none")
+            // Whether the machine has this program must not change what a test sees: its own tests take the line away.
+            .env("STUDIO_WORKER_ESPEAK_NG", self.path("no-such-program"))
             .current_dir(self.dir.path())
             .arg("--config")
             .arg(self.config())

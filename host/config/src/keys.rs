@@ -401,7 +401,7 @@ pub const KEYS: &[Key] = &[
         Kind::Bool,
         Some("false"),
         Effect::Kept,
-        "whether to work only while nobody uses the computer; told to the studio",
+        "whether to work only while nobody uses the computer; told to the studio, which then offers nothing, because presence is not measured",
     ),
     key(
         MEMORY_MAX_GB,

@@ -378,7 +378,7 @@ fn frame(row: &Row) -> Option<WorkerFrame> {
     let json = row.json.as_ref()?;
     Some(WorkerFrame::CompleteJson {
         job_id,
-        result: serde_json::from_str(json.get()).ok()?,
+        result: json.clone(),
         prompt: row.prompt.clone(),
     })
 }

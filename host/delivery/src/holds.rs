@@ -87,6 +87,11 @@ impl Holds {
         })
     }
 
+    /// Whether somebody has a product in hand.
+    pub(crate) fn is_held(&self, id: &EntryId) -> bool {
+        self.state().held.contains_key(id)
+    }
+
     /// An acknowledgement: which product it is of, if any. That product is held until [`Self::gone`].
     pub(crate) fn acknowledged(&self, job: &str, failure: bool) -> Option<EntryId> {
         let mut state = self.state();

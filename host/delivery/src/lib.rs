@@ -25,6 +25,7 @@ mod outcome;
 mod product;
 mod recover;
 mod redelivery;
+mod reoffer;
 mod row;
 mod spool;
 mod steps;

@@ -65,7 +65,7 @@ impl Delivery {
         }
     }
 
-    async fn earlier_entries(self: &Arc<Self>) -> Vec<EntryId> {
+    pub(crate) async fn earlier_entries(self: &Arc<Self>) -> Vec<EntryId> {
         match self.blocking(Spool::entries).await {
             Some(Ok(ids)) => ids,
             Some(Err(error)) => {
@@ -136,7 +136,7 @@ impl Delivery {
         Settled::Yes
     }
 
-    async fn load(self: &Arc<Self>, id: &EntryId) -> Option<Kept> {
+    pub(crate) async fn load(self: &Arc<Self>, id: &EntryId) -> Option<Kept> {
         let wanted = id.clone();
         match self.blocking(move |spool| spool.load(&wanted)).await? {
             Ok(kept) => kept,
@@ -159,7 +159,7 @@ impl Delivery {
 }
 
 /// Why a product cannot go through this link at all.
-fn foreign(row: &Row, link: &StudioLink) -> Option<String> {
+pub(crate) fn foreign(row: &Row, link: &StudioLink) -> Option<String> {
     let account = link.account();
     let base = account.base.to_string();
     if row.studio != base {

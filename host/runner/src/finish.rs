@@ -38,6 +38,14 @@ pub(crate) enum FinishError {
     Fault(#[from] CallError),
     #[error("the plugin's product cannot be used: {0}")]
     Unusable(String),
+    #[error(
+        "plugin `{plugin}` gave its product the extension {ext:?}, which cannot be used: {why}; use 1 to 16 ASCII letters or digits"
+    )]
+    Extension {
+        plugin: String,
+        ext: String,
+        why: worker_files::BadName,
+    },
 }
 
 /// The product before finishing: in memory where some finisher wants it, else where it lies.
@@ -67,8 +75,9 @@ pub(crate) async fn finish(
         mut ext,
         mut media_type,
     } = media;
-    worker_files::check_extension(&ext)
-        .map_err(|error| FinishError::Unusable(error.to_string()))?;
+    // The plugin that made the product stands first.
+    let engine = provenance.plugins.first().map_or("", |(name, ..)| name);
+    sound_extension(engine, &ext)?;
     let mut held = Held::of(content, files).await?;
     for finisher in generation.finishers() {
         let Some(limit) = finisher.limit_for(&ext.to_ascii_lowercase()) else {
@@ -90,8 +99,7 @@ pub(crate) async fn finish(
         let product = Arc::new(Product::Media((bytes, ext.clone())));
         match finisher.finish(&job, product, provenance.clone()).await? {
             Ok(Product::Media((bytes, finished_ext))) => {
-                worker_files::check_extension(&finished_ext)
-                    .map_err(|e| FinishError::Unusable(e.to_string()))?;
+                sound_extension(&finisher.identity().name, &finished_ext)?;
                 // Converted: what the engine said of the media type is no longer true.
                 media_type = media_type.filter(|_| finished_ext.eq_ignore_ascii_case(&ext));
                 ext = finished_ext;
@@ -112,6 +120,17 @@ pub(crate) async fn finish(
         }
     }
     Ok(held.ready(ext, media_type))
+}
+
+/// How much of a wrong extension is shown, in characters: a plugin may make it as long as it likes.
+const SHOWN_EXTENSION: usize = 32;
+
+fn sound_extension(plugin: &str, ext: &str) -> Result<(), FinishError> {
+    worker_files::check_extension(ext).map_err(|why| FinishError::Extension {
+        plugin: plugin.to_owned(),
+        ext: ext.chars().take(SHOWN_EXTENSION).collect(),
+        why,
+    })
 }
 
 enum Held {

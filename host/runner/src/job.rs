@@ -88,7 +88,7 @@ impl JobError {
                 !fault.is_plugins_fault()
             }
             Self::Finish(FinishError::Refused { retryable, .. }) => *retryable,
-            Self::Finish(FinishError::Unusable(_))
+            Self::Finish(FinishError::Unusable(_) | FinishError::Extension { .. })
             | Self::TooManySteps { .. }
             | Self::NothingAsked { .. } => false,
             Self::Cancelled => false,
@@ -139,6 +139,9 @@ impl JobRun {
     pub(crate) async fn execute(mut self) {
         self.enter(Stage::Accepted);
         self.journal.write("offered", self.opening());
+        if self.deliver_what_waits().await {
+            return;
+        }
         let started = Instant::now();
         let mut files = None;
         let produced = self.produce(&mut files).await;
@@ -167,6 +170,27 @@ impl JobRun {
         if let Some(files) = files {
             files.remove().await;
         }
+    }
+
+    /// A job that was done in an earlier session and is offered again: its product is delivered, and nothing is made anew.
+    async fn deliver_what_waits(&mut self) -> bool {
+        let job_id = &self.claim.job_id;
+        let delivery = &self.shared.delivery;
+        let Some(kept) = delivery.waiting_for(job_id.as_str(), &self.link).await else {
+            return false;
+        };
+        self.shared.reporter.info(
+            Some(job_id),
+            format!(
+                "{job_id} was done in an earlier session; its result is delivered as it was kept"
+            ),
+        );
+        self.enter(Stage::Delivering);
+        let delivered = self.deliver(kept, false).await;
+        self.journal
+            .write("delivered", json!(format!("{delivered:?}")));
+        self.enter(Stage::Ended);
+        true
     }
 
     fn opening(&self) -> serde_json::Value {

@@ -94,6 +94,13 @@ async fn enter(
             capabilities.vram_threshold_gb, capabilities.vram_total_gb
         ));
     }
+    if capabilities.only_when_idle && capabilities.user_presence.is_none() {
+        context.warn(
+            "`only_when_idle` is true, but this worker does not measure whether somebody uses the computer: a studio that \
+             honours the setting offers it nothing; set it to false"
+                .to_owned(),
+        );
+    }
     if let Err(end) = writer.hello(account.token.clone(), capabilities).await {
         return Err(last_word(incoming.welcome(), context.options.timing.linger, end).await);
     }

@@ -1,6 +1,7 @@
 //! Frames in both directions: text messages, one JSON object each, tagged by `type`.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use crate::{Capabilities, ErrorCode, LogEntry, Secret};
@@ -47,8 +48,9 @@ pub enum WorkerFrame {
     CompleteJson {
         /// Whose.
         job_id: String,
-        /// The result, any JSON.
-        result: Value,
+        /// The result, any JSON, written as the engine wrote it: numbers of any size and shape.
+        #[serde(deserialize_with = "any_json")]
+        result: Box<RawValue>,
         /// The full text that people know the job by.
         #[serde(default)]
         prompt: String,
@@ -220,6 +222,13 @@ fn body<'a, T: Deserialize<'a>>(frame: &str, text: &'a str) -> Result<T, FrameEr
     })
 }
 
+/// A frame's result, read. A tagged frame is buffered before its fields are, and what was buffered is no longer the text that
+/// came: whoever needs that reads the frame's text once more.
+fn any_json<'de, D: Deserializer<'de>>(from: D) -> Result<Box<RawValue>, D::Error> {
+    let value = Value::deserialize(from)?;
+    RawValue::from_string(value.to_string()).map_err(D::Error::custom)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,5 +284,24 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("currentJobId") && !text.contains("userPresence"));
+    }
+
+    #[test]
+    fn a_result_is_sent_as_it_was_written() {
+        let result = r#"{"b":123456789012345678901234567890, "a":[1.0,1e2,-0.0]}"#;
+        let frame = WorkerFrame::CompleteJson {
+            job_id: "j".to_owned(),
+            result: RawValue::from_string(result.to_owned()).unwrap(),
+            prompt: "p".to_owned(),
+        };
+        let text = serde_json::to_string(&frame).unwrap();
+        assert_eq!(
+            text,
+            format!(r#"{{"type":"completeJson","jobId":"j","result":{result},"prompt":"p"}}"#)
+        );
+        assert!(matches!(
+            serde_json::from_str(&text),
+            Ok(WorkerFrame::CompleteJson { job_id, .. }) if job_id == "j"
+        ));
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use worker_config::{Paths, Settings};
+use worker_config::{Network, Paths, Settings};
 use worker_egress::Egress;
 use worker_files::{CacheEntry, ModelCache, Verdict};
 use worker_runner::{Model, Telling};
@@ -209,7 +209,8 @@ async fn pull(
             plan.engine, plan.end
         )));
     }
-    let egress = Egress::new(assemble::egress_policy(settings)?)?;
+    let network = Network::load(&paths.config)?;
+    let egress = Egress::new(assemble::egress_policy(settings, &network)?)?;
     // What has come when somebody stops it stays for the next try.
     let cancel = signals::first()?;
     let (mut shown, mut lines) = (Vec::new(), Vec::new());
