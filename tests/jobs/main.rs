@@ -13,5 +13,6 @@ mod inventions;
 mod kinds;
 mod pictures;
 mod program;
+mod releases;
 mod stops;
 mod uploads;

@@ -130,6 +130,7 @@ pub(crate) const MODELS_ROOT: &str = "models_root";
 pub(crate) const STATE_DIR: &str = "state_dir";
 pub(crate) const WS_RECONNECT_ATTEMPTS: &str = "ws_reconnect_attempts";
 pub(crate) const DRAIN_TIMEOUT_SECS: &str = "drain_timeout_secs";
+pub(crate) const MAX_COMMAND_SECS: &str = "max_command_secs";
 pub(crate) const LISTEN: &str = "listen";
 pub(crate) const LOCAL_PORT: &str = "local_api_port";
 pub(crate) const LOCAL_TOKEN: &str = "local_api_token";
@@ -192,6 +193,16 @@ pub const KEYS: &[Key] = &[
         Some("600"),
         Effect::Used,
         "how long a stop waits for the job in hand, in seconds",
+    ),
+    key(
+        MAX_COMMAND_SECS,
+        Kind::Integer {
+            min: 1,
+            max: 604_800,
+        },
+        Some("86400"),
+        Effect::Used,
+        "the longest that one run of a native program may take, in seconds, whatever its plugin asks for",
     ),
     key(
         WS_RECONNECT_ATTEMPTS,

@@ -76,6 +76,8 @@ pub struct Settings {
     pub listen: Listen,
     /// How long a stop waits for the job in hand.
     pub drain_timeout: Duration,
+    /// The longest that one run of a native program may take.
+    pub longest_command: Duration,
     /// Failed reconnects in a row before the worker ends; `None`: it never does.
     pub reconnect_attempts: Option<NonZeroU32>,
     /// Whether journals hold prompts.
@@ -202,6 +204,9 @@ impl Reader<'_> {
             ),
             listen: self.listen(),
             drain_timeout: Duration::from_secs(u64::try_from(drain).unwrap_or(0)),
+            longest_command: Duration::from_secs(
+                u64::try_from(self.integer(keys::MAX_COMMAND_SECS)).unwrap_or(0),
+            ),
             reconnect_attempts: u32::try_from(attempts).ok().and_then(NonZeroU32::new),
             prompts_in_journal: self.bool(keys::PROMPTS_IN_JOURNAL),
             log: self.text(keys::LOG_FILTER).unwrap_or_default().to_owned(),

@@ -55,9 +55,11 @@ pub struct RunnerParts {
 /// Bounds of every job.
 #[derive(Clone, Debug)]
 pub struct RunnerSettings {
-    /// How long a command may run that asks for no time of its own, and the longest it may ask for. Shorter would
-    /// end long videos; longer would let a hanging program hold the slot.
+    /// How long a command may run that asks for no time of its own. Shorter would end long videos; longer would let a hanging
+    /// program hold the slot.
     pub command_timeout: Duration,
+    /// The longest that a command may ask for. The operator's: a plugin has settings of its own for less.
+    pub longest_command: Duration,
     /// Largest download that names no bound of its own, in bytes.
     pub max_download_bytes: u64,
 }
@@ -66,8 +68,18 @@ impl Default for RunnerSettings {
     fn default() -> Self {
         Self {
             command_timeout: Duration::from_secs(60 * 60),
+            longest_command: Duration::from_secs(24 * 60 * 60),
             max_download_bytes: 256 << 30,
         }
+    }
+}
+
+impl RunnerSettings {
+    /// The time that a command gets which asks for so many milliseconds, or for none.
+    pub(crate) fn command_time(&self, asked_ms: Option<u64>) -> Duration {
+        asked_ms
+            .map_or(self.command_timeout, Duration::from_millis)
+            .min(self.longest_command)
     }
 }
 

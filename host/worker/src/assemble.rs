@@ -128,7 +128,10 @@ pub(crate) async fn runner(
         journals: JournalStore::open(&paths.journal, settings.prompts_in_journal)?,
         facts,
         log: Arc::new(move |entry| log.push(entry)),
-        settings: RunnerSettings::default(),
+        settings: RunnerSettings {
+            longest_command: settings.longest_command,
+            ..RunnerSettings::default()
+        },
     }))
 }
 

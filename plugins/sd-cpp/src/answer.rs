@@ -93,7 +93,10 @@ pub(crate) async fn finished(
 ) -> Result<Picture, String> {
     // 404 after a restart, 410 when it was kept too long: the job is gone with what it drew.
     if response.status != 200 {
-        return Err(format!("it answered {} when asked for the job", response.status));
+        return Err(format!(
+            "it answered {} when asked for the job",
+            response.status
+        ));
     }
     let text = match response.body {
         Answer::Bytes(bytes) => bytes,
@@ -150,19 +153,42 @@ mod tests {
 
     #[test]
     fn a_name_is_a_name() {
-        assert_eq!(submitted(&response(202, r#"{"id":"job-1_a","status":"queued"}"#)), Ok("job-1_a".to_owned()));
-        for body in [r#"{"id":"../x"}"#, r#"{"id":""}"#, r#"{"id":7}"#, "", "[]", r#"{"id":"a b"}"#] {
-            assert!(submitted(&response(202, body)).unwrap_err().contains("no name"), "{body}");
+        assert_eq!(
+            submitted(&response(202, r#"{"id":"job-1_a","status":"queued"}"#)),
+            Ok("job-1_a".to_owned())
+        );
+        for body in [
+            r#"{"id":"../x"}"#,
+            r#"{"id":""}"#,
+            r#"{"id":7}"#,
+            "",
+            "[]",
+            r#"{"id":"a b"}"#,
+        ] {
+            assert!(
+                submitted(&response(202, body))
+                    .unwrap_err()
+                    .contains("no name"),
+                "{body}"
+            );
         }
         for status in [200, 400, 404, 429, 500] {
-            assert!(submitted(&response(status, r#"{"id":"a"}"#)).unwrap_err().contains(&status.to_string()));
+            assert!(
+                submitted(&response(status, r#"{"id":"a"}"#))
+                    .unwrap_err()
+                    .contains(&status.to_string())
+            );
         }
     }
 
     #[test]
     fn what_is_no_picture_is_none() {
         let png = "iVBORw0KGgoAAAANSUhEUgAAAGgAAABI";
-        let done = |images: &str| format!(r#"{{"status":"completed","error":null,"result":{{"output_format":"png","images":[{images}]}}}}"#);
+        let done = |images: &str| {
+            format!(
+                r#"{{"status":"completed","error":null,"result":{{"output_format":"png","images":[{images}]}}}}"#
+            )
+        };
         let one = format!(r#"{{"index":0,"b64_json":"{png}"}}"#);
         let drawn = picture(done(&one).as_bytes(), "png").unwrap();
         assert_eq!((drawn.size, drawn.bytes.len()), ((104, 72), 24));
@@ -172,9 +198,22 @@ mod tests {
             (done(&format!("{one},{one}")), "png", "2 pictures"),
             (done(r#"{"b64_json":"!!"}"#), "png", "base64"),
             (done(r#"{"b64_json":"Zm9v"}"#), "png", "no type"),
-            (r#"{"status":"failed","error":{"code":"x","message":"generate failed\n"}}"#.to_owned(), "png", "as failed: generate failed"),
-            (r#"{"status":"cancelled"}"#.to_owned(), "png", "as cancelled"),
-            (r#"{"status":"completed"}"#.to_owned(), "png", "another format"),
+            (
+                r#"{"status":"failed","error":{"code":"x","message":"generate failed\n"}}"#
+                    .to_owned(),
+                "png",
+                "as failed: generate failed",
+            ),
+            (
+                r#"{"status":"cancelled"}"#.to_owned(),
+                "png",
+                "as cancelled",
+            ),
+            (
+                r#"{"status":"completed"}"#.to_owned(),
+                "png",
+                "another format",
+            ),
             ("{".to_owned(), "png", "nothing that can be read"),
         ] {
             let failure = picture(text.as_bytes(), ext).unwrap_err();

@@ -5,10 +5,10 @@
 //! because the picture is the same without them: `--lora-model-dir` without LoRAs, `--mmap`, `--disable-image-metadata`
 //! and `--diffusion-fa`.
 //!
-//! The picture goes to a bare name in the directory in which the program runs. A path could hold a `%d`, in the name of
-//! whatever folder the operator chose, and the program would put a number there.
+//! The program puts a number where the path of its output holds a `%d`. The host names an output by a bare name in the
+//! directory in which the program runs, so no folder of the operator's is in it.
 
-use studio_plugin::{Argument, Command, Entry, Exit, Failure, File, Piece, Setting};
+use studio_plugin::{Argument, Command, Entry, Exit, Failure, File, OutputKind, Piece, Setting};
 
 use crate::inputs::Source;
 use crate::plan::Plan;
@@ -20,9 +20,6 @@ use crate::{PROGRAM, inputs, weights};
 /// the second its threads spin while they wait, which on a busy machine makes small work ten times as slow.
 pub(crate) const ENVIRONMENT: &[(&str, &str)] =
     &[("GGML_NO_BACKTRACE", "1"), ("OMP_WAIT_POLICY", "passive")];
-
-/// Name of the picture, without its extension.
-const PICTURE: &str = "picture";
 
 /// An option and what its value will be.
 #[derive(Clone, Debug, PartialEq)]
@@ -180,6 +177,7 @@ fn model_options(options: &mut Options, plan: &Plan) -> Result<(), Failure> {
 /// The command, its options filled in.
 pub(crate) fn command(plan: &Plan, options: &[Opt], held: &Held) -> Command {
     let mut command = Command::new(PROGRAM).timeout(plan.timeout_ms());
+    command.outputs.push(OutputKind::File(plan.ext.to_owned()));
     command.environment = environment();
     command.arguments = options
         .iter()
@@ -196,16 +194,15 @@ pub(crate) fn environment() -> Vec<(String, String)> {
 /// The picture that a run left, and its extension. A program that does not know the extension asked for writes a PNG and
 /// appends `.png` to the name.
 pub(crate) fn picture<'a>(exit: &'a Exit, plan: &Plan) -> Option<(&'a File, &'static str)> {
-    let asked = format!("{PICTURE}.{}", plan.ext);
-    let appended = format!("{asked}.png");
-    [(asked, plan.ext), (appended, "png")]
-        .into_iter()
-        .find_map(|(name, ext)| {
-            let mut files = exit.extra.iter();
-            files
-                .find(|file| file.name == name && file.size > 0)
-                .map(|file| (file, ext))
+    let declared = exit.output(0).map(|file| (file, plan.ext));
+    let appended = format!(".{}.png", plan.ext);
+    let mut extra = exit.extra.iter();
+    declared
+        .or_else(|| {
+            let found = extra.find(|file| file.name.ends_with(&appended));
+            found.map(|file| (file, "png"))
         })
+        .filter(|(file, _)| file.size > 0)
 }
 
 pub(crate) fn argument(option: &Opt, plan: &Plan, held: &Held) -> Argument {
@@ -233,7 +230,7 @@ pub(crate) fn argument(option: &Opt, plan: &Plan, held: &Held) -> Argument {
             .as_ref()
             .map(inputs::Shown::path)
             .unwrap_or_default(),
-        Slot::Output => vec![Piece::Text(format!("{PICTURE}.{}", plan.ext))],
+        Slot::Output => vec![Piece::Output(0)],
     };
     Argument::Setting(Setting {
         name,

@@ -36,7 +36,14 @@ mod tests {
 
     #[test]
     fn every_ending_and_every_character() {
-        for (text, bytes) in [("", &b""[..]), ("Zg==", b"f"), ("Zm8=", b"fo"), ("Zm9v", b"foo"), ("Zm9vYg", b"foob"), ("+/+/", &[0xfb, 0xff, 0xbf])] {
+        for (text, bytes) in [
+            ("", &b""[..]),
+            ("Zg==", b"f"),
+            ("Zm8=", b"fo"),
+            ("Zm9v", b"foo"),
+            ("Zm9vYg", b"foob"),
+            ("+/+/", &[0xfb, 0xff, 0xbf]),
+        ] {
             assert_eq!(decode(text).as_deref(), Some(bytes), "{text}");
         }
         for text in ["Z", "Zm9vY", "Zm 9v", "Zm-_", "é==="] {

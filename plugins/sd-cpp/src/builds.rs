@@ -124,6 +124,10 @@ mod tests {
         let failure = installed(&job).unwrap_err();
         assert!(failure.retryable && failure.message.contains(RELEASE));
         // Nobody has tried yet when a job is only planned.
-        assert!(!failure.message.contains("could not"), "{}", failure.message);
+        assert!(
+            !failure.message.contains("could not"),
+            "{}",
+            failure.message
+        );
     }
 }

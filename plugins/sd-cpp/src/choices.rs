@@ -94,11 +94,13 @@ pub(crate) fn sampler(
         .map(|name| name.trim())
         .find(|name| !name.is_empty());
     match name {
-        Some(name) if !probe.takes(SAMPLER, name, USUAL_SAMPLER) => Err(Failure::permanent(format!(
-            "the sd-cli here ({}) has no sampler {name:?}; correct samplingMethod in the task or in the model's cliDefaults, or install \
+        Some(name) if !probe.takes(SAMPLER, name, USUAL_SAMPLER) => {
+            Err(Failure::permanent(format!(
+                "the sd-cli here ({}) has no sampler {name:?}; correct samplingMethod in the task or in the model's cliDefaults, or install \
              a release that has it",
-            probe.name()
-        ))),
+                probe.name()
+            )))
+        }
         name => Ok(name.map(str::to_owned)),
     }
 }
@@ -206,7 +208,8 @@ mod tests {
             assert_eq!(sampler.as_deref(), expected);
         }
         let help = probe("  --sampling-method  one of [euler, lcm]");
-        let failure = sampler(&task(r#""samplingMethod":"lms""#), &defaults(""), &help).unwrap_err();
+        let failure =
+            sampler(&task(r#""samplingMethod":"lms""#), &defaults(""), &help).unwrap_err();
         assert!(failure.message.contains("no sampler \"lms\"") && !failure.retryable);
     }
 

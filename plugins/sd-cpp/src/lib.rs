@@ -32,8 +32,8 @@ use studio_plugin::{
     Progress, join,
 };
 
-use argv::{Held, Opt};
 use answer::Picture;
+use argv::{Held, Opt};
 use plan::Plan;
 use probe::Probe;
 use server::{Launch, Without};
@@ -131,10 +131,13 @@ async fn draw(
                 return Ok(facts(finished, plan, size).fact("program", server::PROGRAM));
             }
             Err(why) => {
-                let note = format!("gave up: {why}");
-                context.note(Level::Warn, &format!("sd-server {note}; sd-cli goes on"));
+                context.note(
+                    Level::Warn,
+                    &format!("sd-server gave up: {why}; sd-cli goes on"),
+                );
                 held.texts = prompt::write(context, &plan.prompt).await?;
-                Some(note)
+                // What the program said may name folders of this machine: that is for the log.
+                Some("gave up; the worker's log says why".to_owned())
             }
         },
         Err(Without::Because(why)) => Some(format!("not used: {why}")),

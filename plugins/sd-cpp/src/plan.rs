@@ -110,10 +110,18 @@ mod tests {
         };
         assert_eq!(with("{}"), Ok(60));
         assert_eq!(with(r#"{"timeout-minutes":5}"#), Ok(5));
-        assert_eq!(with(r#"{"timeout-minutes":600,"use-server":false}"#), Ok(600));
+        assert_eq!(
+            with(r#"{"timeout-minutes":600,"use-server":false}"#),
+            Ok(600)
+        );
         for wrong in [r#"{"timeout-minutes":0}"#, r#"{"timeout-minutes":"5"}"#] {
             assert!(with(wrong).unwrap_err().message.contains("timeout-minutes"));
         }
-        assert!(with(r#"{"use-server":"no"}"#).unwrap_err().message.contains("use-server"));
+        assert!(
+            with(r#"{"use-server":"no"}"#)
+                .unwrap_err()
+                .message
+                .contains("use-server")
+        );
     }
 }

@@ -198,9 +198,18 @@ mod tests {
 
     #[test]
     fn what_older_releases_want_is_known_by_number_or_by_a_later_option() {
-        for (release, rounds, prompt) in [(249, false, false), (250, true, false), (390, true, false), (391, true, true)] {
+        for (release, rounds, prompt) in [
+            (249, false, false),
+            (250, true, false),
+            (390, true, false),
+            (391, true, true),
+        ] {
             let probe = probe("  --seed", Some(&format!("master-{release}-abc1234")));
-            assert_eq!((probe.rounds_sizes(), probe.takes_empty_prompt()), (rounds, prompt), "{release}");
+            assert_eq!(
+                (probe.rounds_sizes(), probe.takes_empty_prompt()),
+                (rounds, prompt),
+                "{release}"
+            );
         }
         assert!(probe("  --scheduler\n  --sigmas", None).rounds_sizes());
         assert!(!probe("  --schedule", None).rounds_sizes());
@@ -211,10 +220,16 @@ mod tests {
 
     #[test]
     fn words_of_an_option_are_read_over_several_lines() {
-        let probe = probe("  --sampling-method  one of [euler,\n      dpm++2m, lcm]\n  --other  tcd", None);
+        let probe = probe(
+            "  --sampling-method  one of [euler,\n      dpm++2m, lcm]\n  --other  tcd",
+            None,
+        );
         let takes = |word| probe.takes("--sampling-method", word, "euler");
         assert!(takes("dpm++2m") && takes("lcm") && !takes("tcd") && !takes("dpm++2"));
-        assert!(probe.takes("--other", "euler", "euler_a"), "nothing is held against what is not understood");
+        assert!(
+            probe.takes("--other", "euler", "euler_a"),
+            "nothing is held against what is not understood"
+        );
     }
 
     #[test]

@@ -152,10 +152,24 @@ enum Place {
 
 fn place(option: &str) -> Place {
     match option {
-        "--diffusion-model" | "--model" | "--vae" | "--llm" | "--llm_vision" | "--qwen2vl"
-        | "--qwen2vl_vision" | "--clip_l" | "--clip_g" | "--t5xxl" | "--clip_vision"
-        | "--lora-model-dir" | "--model-args" | "--qwen-image-zero-cond-t" | "--offload-to-cpu"
-        | "--mmap" | "--max-vram" | "--diffusion-fa" => Place::Launch,
+        "--diffusion-model"
+        | "--model"
+        | "--vae"
+        | "--llm"
+        | "--llm_vision"
+        | "--qwen2vl"
+        | "--qwen2vl_vision"
+        | "--clip_l"
+        | "--clip_g"
+        | "--t5xxl"
+        | "--clip_vision"
+        | "--lora-model-dir"
+        | "--model-args"
+        | "--qwen-image-zero-cond-t"
+        | "--offload-to-cpu"
+        | "--mmap"
+        | "--max-vram"
+        | "--diffusion-fa" => Place::Launch,
         "--flow-shift" => Place::Default(&["sample_params", "flow_shift"]),
         "--cfg-scale" => Place::Number(&["sample_params", "guidance", "txt_cfg"]),
         "--steps" => Place::Number(&["sample_params", "sample_steps"]),
@@ -164,8 +178,14 @@ fn place(option: &str) -> Place {
         "-H" => Place::Number(&["height"]),
         "--seed" => Place::Number(&["seed"]),
         "--strength" => Place::Number(&["strength"]),
-        "-p" | "--prompt-file" | "--negative-prompt" | "--negative-prompt-file" | "--init-img"
-        | "--mask" | "-o" | "--disable-image-metadata" => Place::Elsewhere,
+        "-p"
+        | "--prompt-file"
+        | "--negative-prompt"
+        | "--negative-prompt-file"
+        | "--init-img"
+        | "--mask"
+        | "-o"
+        | "--disable-image-metadata" => Place::Elsewhere,
         "-r" => Place::Nowhere("it crops reference pictures, which sd-cli does not"),
         _ => Place::Nowhere("the job needs an option that its requests have no field for"),
     }

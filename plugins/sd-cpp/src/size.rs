@@ -46,10 +46,7 @@ fn webp(chunk: &[u8], data: &[u8]) -> Option<(u32, u32)> {
             let bits = little(data.get(1..5)?);
             Some(((bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1))
         }
-        b"VP8X" => Some((
-            little(data.get(4..7)?) + 1,
-            little(data.get(7..10)?) + 1,
-        )),
+        b"VP8X" => Some((little(data.get(4..7)?) + 1, little(data.get(7..10)?) + 1)),
         _ => None,
     }
 }
@@ -97,7 +94,8 @@ mod tests {
         assert_eq!(of(&extended), Some((104, 72)));
 
         let jpeg = [
-            0xff, 0xd8, 0xff, 0xe0, 0, 4, 1, 2, 0xff, 0xff, 0xc4, 0, 2, 0xff, 0xc0, 0, 11, 8, 0, 72, 0, 104, 3,
+            0xff, 0xd8, 0xff, 0xe0, 0, 4, 1, 2, 0xff, 0xff, 0xc4, 0, 2, 0xff, 0xc0, 0, 11, 8, 0,
+            72, 0, 104, 3,
         ];
         assert_eq!(of(&jpeg), Some((104, 72)));
     }
@@ -108,7 +106,13 @@ mod tests {
         for end in 0..whole.len() {
             assert_eq!(of(&whole[..end]), None);
         }
-        for bytes in [&b"RIFF....WEBPXXXX"[..], b"RIFF", b"\xff\xd8\xff", b"\xff\xd8\xff\xe0\xff\xff", b"GIF89a"] {
+        for bytes in [
+            &b"RIFF....WEBPXXXX"[..],
+            b"RIFF",
+            b"\xff\xd8\xff",
+            b"\xff\xd8\xff\xe0\xff\xff",
+            b"GIF89a",
+        ] {
             assert_eq!(of(bytes), None);
         }
     }

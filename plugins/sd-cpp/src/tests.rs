@@ -33,8 +33,8 @@ fn exit(outputs: Vec<File>) -> Outcome {
         stdout_tail: "[INFO ] s.cpp:1 - generate_image 104x72\n".to_owned(),
         stderr_tail: String::new(),
         wall_ms: 900,
-        outputs: Vec::new(),
-        extra: outputs,
+        outputs: vec![outputs],
+        extra: Vec::new(),
     })
 }
 

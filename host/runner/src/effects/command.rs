@@ -48,10 +48,7 @@ pub(super) async fn run(
     };
     let args = arguments::build(&command.arguments, &known, &mut places)?;
     let stdin = stdin(command.input, files).await?;
-    let longest = tools.shared.settings.command_timeout;
-    let timeout = command
-        .timeout_ms
-        .map_or(longest, |ms| Duration::from_millis(ms).min(longest));
+    let timeout = tools.shared.settings.command_time(command.timeout_ms);
     let invocation = Invocation {
         env: command.environment,
         home: files.scratch().home(),
@@ -148,7 +145,13 @@ impl Places for JobPlaces<'_> {
     fn output(&mut self, index: u32) -> Result<OsString, Refused> {
         let at = usize::try_from(index).unwrap_or(usize::MAX);
         match (self.place.output(at), at < self.outputs.len()) {
-            (Some(path), _) => Ok(path.as_os_str().to_owned()),
+            // By its bare name, in the directory that the program runs in: a folder that the operator chose may hold
+            // characters which a program reads more into than a path.
+            (Some(path), _) => Ok(path
+                .strip_prefix(self.place.dir())
+                .unwrap_or(path)
+                .as_os_str()
+                .to_owned()),
             (None, true) => Err(Refused::OutputWithoutPath { index }),
             (None, false) => Err(Refused::NoSuchOutput {
                 index,

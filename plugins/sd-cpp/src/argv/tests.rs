@@ -21,7 +21,7 @@ fn line(
     let options = options(&plan, &probe)?;
     let held = held(&plan);
     let command = command(&plan, &options, &held);
-    assert_eq!(command.outputs, []);
+    assert_eq!(command.outputs, [OutputKind::File(plan.ext.to_owned())]);
     assert_eq!(command.timeout_ms, Some(3_600_000));
     Ok(command.arguments.iter().flat_map(words).collect())
 }
@@ -67,7 +67,7 @@ fn words(argument: &Argument) -> Vec<String> {
     let piece = |piece: &Piece| match piece {
         Piece::Text(text) => text.clone(),
         Piece::File(id) => format!("<{id}>"),
-        Piece::Output(_) => panic!("a path could hold a %d"),
+        Piece::Output(_) => "<out>".to_owned(),
         Piece::Directory(entries) => {
             let names: Vec<_> = entries
                 .iter()
@@ -119,7 +119,7 @@ fn words_only_on_the_newest_release() {
             "-H",
             "1024",
             "-o",
-            "picture.webp",
+            "<out>",
             "--seed",
             "7",
             "--sampling-method",
@@ -177,7 +177,7 @@ fn every_option_in_its_place() {
             "-H",
             "480",
             "-o",
-            "picture.png",
+            "<out>",
             "--seed",
             "9",
             "--sampling-method",
@@ -225,7 +225,7 @@ fn a_reference_wins_over_an_initial_picture_and_takes_no_strength() {
             "-H",
             "1024",
             "-o",
-            "picture.webp",
+            "<out>",
             "--seed",
             "1",
             "--disable-image-metadata",
@@ -261,7 +261,7 @@ fn an_older_release_gets_its_own_words() {
             "-H",
             "1024",
             "-o",
-            "picture.png",
+            "<out>",
             "--seed",
             "1",
             "--qwen-image-zero-cond-t",
@@ -297,7 +297,7 @@ fn an_older_release_gets_its_own_words() {
             "-H",
             "1024",
             "-o",
-            "picture.png",
+            "<out>",
             "--seed",
             "1",
         ],
@@ -389,4 +389,42 @@ fn without_a_seed_the_jobs_own_randomness_is_used() {
     let at = line.iter().position(|word| word == "--seed").unwrap();
     // The tests' job has an entropy of 86.
     assert_eq!(line[at + 1], "43");
+}
+
+/// Before release 552 a WebP that was asked for is a PNG of another name, and the program says all is well.
+#[test]
+fn a_picture_under_another_name_is_found() {
+    let job: Job<ImageTask> = Job::read(raw_with("", &[("model", "m")], "")).unwrap();
+    let plan = Plan::make(&job, &probe(NEWEST)).unwrap();
+    let exit = |outputs: Vec<File>, extra: Vec<File>| Exit {
+        code: Some(0),
+        signal: None,
+        timed_out: false,
+        out_of_memory: false,
+        stdout_tail: String::new(),
+        stderr_tail: String::new(),
+        wall_ms: 1,
+        outputs: vec![outputs],
+        extra,
+    };
+    let names = ["output-0.webp", "output-0.webp.png", "leftover.png"];
+    let [webp, png, other] = names.map(|name| file(1, name, ""));
+    let empty = File {
+        size: 0,
+        ..webp.clone()
+    };
+    for (outputs, extra, found) in [
+        (
+            vec![webp.clone()],
+            vec![png.clone()],
+            Some((names[0], "webp")),
+        ),
+        (vec![], vec![other.clone(), png], Some((names[1], "png"))),
+        (vec![], vec![other], None),
+        (vec![empty], vec![], None),
+    ] {
+        let exit = exit(outputs, extra);
+        let picture = picture(&exit, &plan).map(|(file, ext)| (file.name.as_str(), ext));
+        assert_eq!(picture, found);
+    }
 }
