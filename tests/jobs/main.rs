@@ -16,5 +16,6 @@ mod pictures;
 mod program;
 mod servers;
 mod provision;
+mod releases;
 mod stops;
 mod uploads;

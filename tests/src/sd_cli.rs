@@ -41,6 +41,23 @@ impl SdCli {
         fs::write(self.dir.path().join("fake-sd.mode"), mode).expect("a file");
     }
 
+    /// Which release it plays from now on; a worker looks when it starts.
+    pub fn release(&self, number: u32) {
+        fs::write(self.dir.path().join("fake-sd.release"), number.to_string()).expect("a file");
+    }
+
+    /// Puts the server beside it.
+    #[must_use]
+    pub fn with_server(self) -> Self {
+        fs::copy(built::fake_sd(), self.server()).expect("a copy of the stand-in");
+        self
+    }
+
+    /// The server.
+    pub fn server(&self) -> PathBuf {
+        self.dir.path().join("sd-server")
+    }
+
     /// Every run that began to generate or was refused, oldest first; asking for help is none.
     pub fn runs(&self) -> Vec<Value> {
         self.events()

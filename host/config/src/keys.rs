@@ -292,7 +292,7 @@ pub const KEYS: &[Key] = &[
     key(
         PROGRAM_TIMEOUT_SECS,
         SECONDS,
-        Some("3600"),
+        Some("86400"),
         Effect::Used,
         "the longest that one run of a program may take, in seconds",
     ),

@@ -103,6 +103,7 @@ fn without_a_file_all_is_default_and_none_is_made() {
     assert!(settings.listen.else_any_port);
     assert_eq!(settings.reconnect_attempts, None, "it never gives up");
     assert_eq!(settings.drain_timeout.as_secs(), 600);
+    assert_eq!(settings.programs.timeout.as_secs(), 86_400);
     assert!(settings.prompts_in_journal && settings.auto_start);
     assert!(settings.models_root.ends_with("models"));
     assert!(settings.shown.iter().all(|s| s.from == Provenance::Default));
@@ -266,6 +267,7 @@ fn a_wrong_value_names_its_line_and_key_only() {
         ("local_api_port = 65536", "local_api_port"),
         ("local_api_port = 80.5", "local_api_port"),
         ("drain_timeout_secs = -1", "drain_timeout_secs"),
+        ("program_timeout_secs = 0", "program_timeout_secs"),
         (
             "ws_reconnect_attempts = 4294967296",
             "ws_reconnect_attempts",

@@ -24,7 +24,7 @@ pub(crate) const STACK_BYTES: usize = 512 * 1024;
 
 /// What stays mapped of a memory between two calls. Less makes each fresh instance fault its pages in anew, which costs more than the
 /// rest of a small call; more is memory that an idle worker holds, once for each slot of the pool in use.
-const MEMORY_KEPT_BYTES: usize = 512 * 1024;
+const MEMORY_KEPT_BYTES: usize = 4 << 20;
 const TABLE_KEPT_BYTES: usize = 16 * 1024;
 
 /// Fuel for one log line, and for each byte of it: a call that only logs ends by fuel, as it would if reading the line were its own work.
@@ -125,8 +125,8 @@ fn config(threads: NonZeroUsize) -> Config {
         .cranelift_nan_canonicalization(true)
         .memory_init_cow(true)
         // Small reservations: the bounds check that guard pages would save is not measurable here, terabytes of address space are.
-        .memory_reservation(MAX_MEMORY_BYTES as u64)
-        .memory_guard_size(64 * 1024)
+        .memory_reservation(4 << 30)
+        .memory_guard_size(32 << 20)
         // Backtraces need a symbol table that stripped guests do not have.
         .wasm_backtrace_max_frames(None)
         .native_unwind_info(false)

@@ -4,8 +4,11 @@
 //! does not know is refused before gigabytes are downloaded. Four options are left out where the program has none such,
 //! because the picture is the same without them: `--lora-model-dir` without LoRAs, `--mmap`, `--disable-image-metadata`
 //! and `--diffusion-fa`.
+//!
+//! The program puts a number where the path of its output holds a `%d`. The host names an output by a bare name in the
+//! directory in which the program runs, so no folder of the operator's is in it.
 
-use studio_plugin::{Argument, Command, Entry, Failure, File, OutputKind, Piece, Setting};
+use studio_plugin::{Argument, Command, Entry, Exit, Failure, File, OutputKind, Piece, Setting};
 
 use crate::inputs::Source;
 use crate::plan::Plan;
@@ -13,16 +16,21 @@ use crate::probe::Probe;
 use crate::prompt::{Text, Written};
 use crate::{PROGRAM, inputs, weights};
 
+/// What the program's environment gets. Without the first a failed check makes it start a debugger where one is installed; without
+/// the second its threads spin while they wait, which on a busy machine makes small work ten times as slow.
+pub(crate) const ENVIRONMENT: &[(&str, &str)] =
+    &[("GGML_NO_BACKTRACE", "1"), ("OMP_WAIT_POLICY", "passive")];
+
 /// An option and what its value will be.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Opt {
     pub(crate) name: &'static str,
-    value: Slot,
+    pub(crate) value: Slot,
 }
 
 /// A value, or the place of one.
 #[derive(Clone, Debug, PartialEq)]
-enum Slot {
+pub(crate) enum Slot {
     Bare,
     Text(String),
     /// The n-th of the model's files.
@@ -76,6 +84,7 @@ pub(crate) fn options(plan: &Plan, probe: &Probe) -> Result<Vec<Opt>, Failure> {
         probe,
         list: Vec::new(),
     };
+    mode(&mut options, &plan.source)?;
     for (number, part) in plan.weights.parts.iter().enumerate() {
         options.need(part.option, Slot::Weights(number))?;
     }
@@ -113,9 +122,21 @@ pub(crate) fn options(plan: &Plan, probe: &Probe) -> Result<Vec<Opt>, Failure> {
     Ok(options.list)
 }
 
+/// Up to release 239 the mode decides whether a picture is looked at; later ones tell by the options.
+fn mode(options: &mut Options, source: &Source) -> Result<(), Failure> {
+    if !options.probe.has_modes() {
+        return Ok(());
+    }
+    match source {
+        Source::Nothing | Source::LoneMask => Ok(()),
+        Source::Initial { .. } => options.text("-M", "img2img"),
+        Source::Reference { .. } => options.text("-M", "edit"),
+    }
+}
+
 fn pictures(options: &mut Options, source: &Source) -> Result<(), Failure> {
     let mask = match source {
-        Source::Nothing => return Ok(()),
+        Source::Nothing | Source::LoneMask => return Ok(()),
         Source::Reference { mask, .. } => {
             options.need("-r", Slot::Picture)?;
             mask
@@ -155,8 +176,9 @@ fn model_options(options: &mut Options, plan: &Plan) -> Result<(), Failure> {
 
 /// The command, its options filled in.
 pub(crate) fn command(plan: &Plan, options: &[Opt], held: &Held) -> Command {
-    let mut command = Command::new(PROGRAM).timeout(plan.timeout_minutes * 60 * 1000);
+    let mut command = Command::new(PROGRAM).timeout(plan.timeout_ms());
     command.outputs.push(OutputKind::File(plan.ext.to_owned()));
+    command.environment = environment();
     command.arguments = options
         .iter()
         .map(|option| argument(option, plan, held))
@@ -164,7 +186,26 @@ pub(crate) fn command(plan: &Plan, options: &[Opt], held: &Held) -> Command {
     command
 }
 
-fn argument(option: &Opt, plan: &Plan, held: &Held) -> Argument {
+pub(crate) fn environment() -> Vec<(String, String)> {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    ENVIRONMENT.iter().map(owned).collect()
+}
+
+/// The picture that a run left, and its extension. A program that does not know the extension asked for writes a PNG and
+/// appends `.png` to the name.
+pub(crate) fn picture<'a>(exit: &'a Exit, plan: &Plan) -> Option<(&'a File, &'static str)> {
+    let declared = exit.output(0).map(|file| (file, plan.ext));
+    let appended = format!(".{}.png", plan.ext);
+    let mut extra = exit.extra.iter();
+    declared
+        .or_else(|| {
+            let found = extra.find(|file| file.name.ends_with(&appended));
+            found.map(|file| (file, "png"))
+        })
+        .filter(|(file, _)| file.size > 0)
+}
+
+pub(crate) fn argument(option: &Opt, plan: &Plan, held: &Held) -> Argument {
     let name = option.name.to_owned();
     let one = |file: Option<&File>| {
         file.map(|file| vec![Piece::File(file.id)])

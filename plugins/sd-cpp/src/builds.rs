@@ -7,7 +7,7 @@ use crate::{PROGRAM, RELEASE};
 /// Upstream's releases; the plugin's grants name it as the only place to download programs from.
 const RELEASES: &str = "https://github.com/leejet/stable-diffusion.cpp/releases/download";
 
-/// Archives of a release: Vulkan builds, which run on any vendor's GPU.
+/// Archives of a release, with `sd-cli` and, since it exists, `sd-server`: Vulkan builds, which run on any vendor's GPU.
 ///
 /// Upstream has none for Linux on Arm. Its macOS archives carry the version of the machine that built them, known for
 /// some releases only; between those the nearest is taken, and a wrong one is a download that answers 404.
@@ -56,7 +56,7 @@ pub(crate) fn installed(job: &RawJob) -> Result<&BackendStatus, Failure> {
         .any(|build| build.os == *os && build.arch == *arch);
     if published {
         return Err(Failure::retryable(format!(
-            "{PROGRAM} is not on this machine and could not be downloaded; see the worker's log, or put it on the PATH \
+            "{PROGRAM} is not on this machine; let the worker download {RELEASE} (its log says why it did not), or put {PROGRAM} on the PATH \
              or where STUDIO_WORKER_SD_CLI points"
         )));
     }
@@ -121,6 +121,13 @@ mod tests {
     fn a_program_that_could_be_there_may_come() {
         let mut job = raw("", &[]);
         job.backends.clear();
-        assert!(installed(&job).unwrap_err().retryable);
+        let failure = installed(&job).unwrap_err();
+        assert!(failure.retryable && failure.message.contains(RELEASE));
+        // Nobody has tried yet when a job is only planned.
+        assert!(
+            !failure.message.contains("could not"),
+            "{}",
+            failure.message
+        );
     }
 }

@@ -6,6 +6,8 @@
 
 use studio_plugin::{CliDefaults, Failure, ImageTask};
 
+use crate::probe::Probe;
+
 /// Pixels where neither task nor model says; what today's models are trained at.
 const SIDE: u32 = 1024;
 
@@ -14,6 +16,10 @@ const STEPS: u32 = 8;
 
 /// Guidance where neither says: none.
 const CFG_SCALE: f32 = 1.0;
+
+/// The option of the sampler, and one that every release has.
+pub(crate) const SAMPLER: &str = "--sampling-method";
+pub(crate) const USUAL_SAMPLER: &str = "euler";
 
 /// How far to go from an initial picture where the task does not say.
 const STRENGTH: f32 = 0.75;
@@ -24,13 +30,23 @@ const LONGEST_SIDE: u32 = 16_384;
 /// Most steps. No sampler gains from more; a wild number would hold the GPU for days.
 const MOST_STEPS: u32 = 10_000;
 
-/// Pixels of one side.
-pub(crate) fn side(name: &str, task: Option<u32>, model: u32) -> Result<u32, Failure> {
-    bounded(
-        name,
-        first_above_zero(task, model).unwrap_or(SIDE),
-        LONGEST_SIDE,
-    )
+/// What releases that do not round sizes take multiples of.
+const MULTIPLE: u32 = 64;
+
+/// Pixels of one side. Where the program does not round it up by itself, it is rounded up to what the program takes.
+pub(crate) fn side(
+    name: &str,
+    task: Option<u32>,
+    model: u32,
+    rounds: bool,
+) -> Result<u32, Failure> {
+    let side = first_above_zero(task, model).unwrap_or(SIDE);
+    let side = bounded(name, side, LONGEST_SIDE)?;
+    Ok(if rounds {
+        side
+    } else {
+        side.next_multiple_of(MULTIPLE)
+    })
 }
 
 /// Steps.
@@ -65,14 +81,28 @@ pub(crate) fn cfg_scale(task: &ImageTask, model: &CliDefaults) -> f32 {
         .unwrap_or(CFG_SCALE)
 }
 
-/// Name of the sampler; none leaves it to the program. An empty name is none.
-pub(crate) fn sampler(task: &ImageTask, model: &CliDefaults) -> Option<String> {
-    [&task.sampling_method, &model.sampling_method]
+/// Name of the sampler; none leaves it to the program. An empty name is none. One that the program's help does not list
+/// is refused before anything is downloaded.
+pub(crate) fn sampler(
+    task: &ImageTask,
+    model: &CliDefaults,
+    probe: &Probe,
+) -> Result<Option<String>, Failure> {
+    let name = [&task.sampling_method, &model.sampling_method]
         .into_iter()
         .flatten()
         .map(|name| name.trim())
-        .find(|name| !name.is_empty())
-        .map(str::to_owned)
+        .find(|name| !name.is_empty());
+    match name {
+        Some(name) if !probe.takes(SAMPLER, name, USUAL_SAMPLER) => {
+            Err(Failure::permanent(format!(
+                "the sd-cli here ({}) has no sampler {name:?}; correct samplingMethod in the task or in the model's cliDefaults, or install \
+             a release that has it",
+                probe.name()
+            )))
+        }
+        name => Ok(name.map(str::to_owned)),
+    }
 }
 
 /// How far to go from an initial picture.
@@ -113,7 +143,7 @@ pub(crate) fn ext(asked: &str, writes_webp: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{defaults, task};
+    use crate::testing::{NEWEST, defaults, probe, task};
 
     #[test]
     fn sides_are_the_tasks_then_the_models_then_1024() {
@@ -125,9 +155,11 @@ mod tests {
             (None, 0, 1024),
             (Some(512), 768, 512),
         ] {
-            assert_eq!(side("width", asked, model).unwrap(), expected);
+            assert_eq!(side("width", asked, model, true).unwrap(), expected);
         }
-        assert!(!side("height", Some(16_385), 0).unwrap_err().retryable);
+        assert!(!side("height", Some(16_385), 0, true).unwrap_err().retryable);
+        assert_eq!(side("width", Some(100), 0, false), Ok(128));
+        assert_eq!(side("width", Some(128), 0, false), Ok(128));
     }
 
     #[test]
@@ -172,8 +204,13 @@ mod tests {
             (r#""samplingMethod":null"#, r#""samplingMethod":" ""#, None),
             ("", "", None),
         ] {
-            assert_eq!(sampler(&task(asked), &defaults(model)).as_deref(), expected);
+            let sampler = sampler(&task(asked), &defaults(model), &probe(NEWEST)).unwrap();
+            assert_eq!(sampler.as_deref(), expected);
         }
+        let help = probe("  --sampling-method  one of [euler, lcm]");
+        let failure =
+            sampler(&task(r#""samplingMethod":"lms""#), &defaults(""), &help).unwrap_err();
+        assert!(failure.message.contains("no sampler \"lms\"") && !failure.retryable);
     }
 
     #[test]

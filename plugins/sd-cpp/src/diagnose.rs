@@ -108,11 +108,7 @@ pub(crate) fn failure(exit: &Exit, plan: &Plan, held: &Held, probe: &Probe) -> F
         probe,
     };
     if exit.timed_out {
-        return Failure::retryable(format!(
-            "sd-cli had not finished after {} minutes and was ended; ask for fewer steps or a smaller picture, \
-             or raise timeout-minutes for sd-cpp in plugins.toml",
-            plan.timeout_minutes
-        ));
+        return too_long(case);
     }
     if exit.out_of_memory {
         return host_memory(case);
@@ -130,6 +126,28 @@ pub(crate) fn failure(exit: &Exit, plan: &Plan, held: &Held, probe: &Probe) -> F
     match RULES.iter().find(|rule| rule.phrases.iter().any(printed)) {
         Some(rule) => (rule.say)(case),
         None => by_ending(case),
+    }
+}
+
+/// Says the time that was really given: the worker has a limit of its own, and the shorter one counts.
+fn too_long(case: Case<'_>) -> Failure {
+    let given = case.exit.wall_ms;
+    let raise = if given < case.plan.timeout_ms() {
+        "program_timeout_secs in config.toml, the worker's own limit"
+    } else {
+        "timeout-minutes for sd-cpp in plugins.toml"
+    };
+    Failure::retryable(format!(
+        "sd-cli had not finished after {} and was ended; ask for fewer steps or a smaller picture, or raise {raise}",
+        duration(given)
+    ))
+}
+
+/// In minutes, or in seconds where it is no three of them.
+fn duration(milliseconds: u64) -> String {
+    match milliseconds / 1000 {
+        seconds @ ..180 => format!("{seconds} seconds"),
+        seconds => format!("{} minutes", seconds / 60),
     }
 }
 

@@ -16,6 +16,8 @@ const LARGEST: u64 = 64 * 1024 * 1024;
 pub(crate) enum Source {
     #[default]
     Nothing,
+    /// A mask with nothing that it could mask; it does not count.
+    LoneMask,
     /// A picture to start from, and how far to go from it.
     Initial {
         url: String,
@@ -62,9 +64,7 @@ impl Source {
                 strength: choices::strength(task)?,
                 mask,
             }),
-            (None, None) if mask.is_some() => Err(Failure::permanent(
-                "the task has a maskUrl but neither an initImageUrl nor a refImageUrl that it could mask; add one, or take the mask out",
-            )),
+            (None, None) if mask.is_some() => Ok(Self::LoneMask),
             (None, None) => Ok(Self::Nothing),
         }
     }
@@ -72,7 +72,7 @@ impl Source {
     /// The picture's title and URL, and the mask's URL.
     fn wanted(&self) -> Option<(&'static str, &str, Option<&str>)> {
         match self {
-            Self::Nothing => None,
+            Self::Nothing | Self::LoneMask => None,
             Self::Initial { url, mask, .. } => Some(("initial picture", url, mask.as_deref())),
             Self::Reference { url, mask, .. } => Some(("reference picture", url, mask.as_deref())),
         }
@@ -81,6 +81,12 @@ impl Source {
 
 /// Fetches the task's pictures; none of them is ever left out.
 pub(crate) async fn fetch(context: &Context, source: &Source) -> Result<Held, Failure> {
+    if *source == Source::LoneMask {
+        context.note(
+            Level::Warn,
+            "the task has a maskUrl and no picture that it could mask; the mask is not used",
+        );
+    }
     let Some((title, url, mask)) = source.wanted() else {
         return Ok(Held::default());
     };
@@ -190,12 +196,7 @@ mod tests {
                 .message
                 .contains("task.denoise")
         );
-        assert!(
-            of(r#""maskUrl":"m""#)
-                .unwrap_err()
-                .message
-                .contains("maskUrl")
-        );
+        assert_eq!(of(r#""maskUrl":"m""#).unwrap(), Source::LoneMask);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Drives stable-diffusion.cpp's `sd-cli`, one run per picture.
+//! Drives stable-diffusion.cpp: `sd-cli`, one run per picture, or `sd-server` where it is there and does the same.
 //!
 //! A job takes three steps: everything that can be wrong is checked against the task and the help text of
 //! the program found here; the model's files and the task's pictures are fetched; the program runs. What it
@@ -8,7 +8,9 @@
 //! plugin drives the releases before and after an option was renamed. What a release cannot do is
 //! refused before anything is downloaded.
 
+mod answer;
 mod argv;
+mod base64;
 mod builds;
 mod choices;
 mod compose;
@@ -18,17 +20,23 @@ mod plan;
 mod probe;
 mod progress;
 mod prompt;
+mod server;
+mod size;
 #[cfg(test)]
 mod testing;
 mod weights;
 
+use studio_plugin::log::Level;
 use studio_plugin::{
     Ask, Backend, Build, Composed, Context, Description, Engine, Failure, Finished, ImageTask, Job,
     Progress, join,
 };
 
+use answer::Picture;
+use argv::{Held, Opt};
 use plan::Plan;
 use probe::Probe;
+use server::{Launch, Without};
 
 /// Name of the backend and of its program.
 const PROGRAM: &str = "sd-cli";
@@ -47,19 +55,24 @@ impl Engine for SdCpp {
     type Task = ImageTask;
 
     fn describe() -> Description {
+        let backend = |program: &str, path: &str| {
+            Backend::new(program, program)
+                .release(RELEASE)
+                .overrides(
+                    path,
+                    "STUDIO_WORKER_SDCPP_RELEASE",
+                    "STUDIO_WORKER_SDCPP_URL",
+                )
+                .probe(["--help"])
+                .strict()
+        };
+        let server = backend(server::PROGRAM, "STUDIO_WORKER_SD_SERVER")
+            .server(server::served())
+            .dispensable();
         Description::new(["sd-cpp"])
             .kind("image", ["sd-cpp:*"])
-            .backend(
-                Backend::new(PROGRAM, PROGRAM)
-                    .release(RELEASE)
-                    .overrides(
-                        "STUDIO_WORKER_SD_CLI",
-                        "STUDIO_WORKER_SDCPP_RELEASE",
-                        "STUDIO_WORKER_SDCPP_URL",
-                    )
-                    .probe(["--help"])
-                    .strict(),
-            )
+            .backend(backend(PROGRAM, "STUDIO_WORKER_SD_CLI"))
+            .backend(server)
     }
 
     async fn run(context: Context, job: Job<ImageTask>) -> Result<Finished, Failure> {
@@ -67,36 +80,25 @@ impl Engine for SdCpp {
         let probe = Probe::read(backend);
         let plan = Plan::make(&job, &probe)?;
         let options = argv::options(&plan, &probe)?;
+        let launch = server::launch(&job, &plan, &options, &probe);
+        // A server is told the words in its request.
+        let texts = async {
+            match &launch {
+                Ok(_) => Ok(prompt::Written::default()),
+                Err(_) => prompt::write(&context, &plan.prompt).await,
+            }
+        };
         let (weights, (inputs, texts)) = join(
             weights::fetch(&context, &plan.weights),
-            join(
-                inputs::fetch(&context, &plan.source),
-                prompt::write(&context, &plan.prompt),
-            ),
+            join(inputs::fetch(&context, &plan.source), texts),
         )
         .await;
-        let held = argv::Held {
+        let held = Held {
             weights: weights?,
             inputs: inputs?,
             texts: texts?,
         };
-        let exit = context
-            .run_with(|| argv::command(&plan, &options, &held))
-            .await?;
-        let Some(picture) = exit
-            .output(0)
-            .filter(|file| exit.succeeded() && file.size > 0)
-        else {
-            return Err(diagnose::failure(&exit, &plan, &held, &probe));
-        };
-        let (width, height) =
-            progress::real_size(&exit.stdout_tail).unwrap_or((plan.width, plan.height));
-        Ok(Finished::media(picture, plan.ext)
-            .fact("seed", plan.seed)
-            .fact("width", width)
-            .fact("height", height)
-            .fact("steps", plan.steps)
-            .fact("cfg-scale", plan.cfg_scale))
+        draw(&context, &plan, &probe, &options, held, launch).await
     }
 
     fn compose(ask: Ask) -> Result<Composed, Failure> {
@@ -110,6 +112,80 @@ impl Engine for SdCpp {
     fn read_progress(_backend: &str, state: u64, lines: &[String]) -> (u64, Option<Progress>) {
         progress::read(state, lines)
     }
+}
+
+/// Draws by the server where it may, else by the command. A server that does not draw the picture costs the job nothing but
+/// time: the command does, and says better what is wrong. The record tells which it was, and why.
+async fn draw(
+    context: &Context,
+    plan: &Plan,
+    probe: &Probe,
+    options: &[Opt],
+    mut held: Held,
+    launch: Result<Launch<'_>, Without>,
+) -> Result<Finished, Failure> {
+    let note = match launch {
+        Ok(launch) => match server::draw(context, &launch, plan, &held).await {
+            Ok(Picture { bytes, size }) => {
+                let finished = Finished::media(bytes, plan.ext);
+                return Ok(facts(finished, plan, size).fact("program", server::PROGRAM));
+            }
+            Err(why) => {
+                context.note(
+                    Level::Warn,
+                    &format!("sd-server gave up: {why}; sd-cli goes on"),
+                );
+                held.texts = prompt::write(context, &plan.prompt).await?;
+                // What the program said may name folders of this machine: that is for the log.
+                Some("gave up; the worker's log says why".to_owned())
+            }
+        },
+        Err(Without::Because(why)) => Some(format!("not used: {why}")),
+        Err(Without::Absent) => None,
+    };
+    let finished = run_command(context, plan, probe, options, &held)
+        .await?
+        .fact("program", PROGRAM);
+    Ok(match note {
+        Some(note) => finished.fact(server::PROGRAM, note),
+        None => finished,
+    })
+}
+
+/// One run of the command.
+async fn run_command(
+    context: &Context,
+    plan: &Plan,
+    probe: &Probe,
+    options: &[Opt],
+    held: &Held,
+) -> Result<Finished, Failure> {
+    let exit = context
+        .run_with(|| argv::command(plan, options, held))
+        .await?;
+    let Some((picture, ext)) = argv::picture(&exit, plan).filter(|_| exit.succeeded()) else {
+        return Err(diagnose::failure(&exit, plan, held, probe));
+    };
+    let size = match progress::real_size(&exit.stdout_tail) {
+        Some(size) => Some(size),
+        // Pushed out of the lines that were kept.
+        None => size::of(&context.read(picture, 0, size::HEAD).await?),
+    };
+    let finished = Finished::media(picture, ext);
+    Ok(match size {
+        Some(size) => facts(finished, plan, size),
+        None => facts(finished, plan, (plan.width, plan.height)).fact("size", "as asked for"),
+    })
+}
+
+/// What was really used.
+fn facts(finished: Finished, plan: &Plan, (width, height): (u32, u32)) -> Finished {
+    finished
+        .fact("seed", plan.seed)
+        .fact("width", width)
+        .fact("height", height)
+        .fact("steps", plan.steps)
+        .fact("cfg-scale", plan.cfg_scale)
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ pub(crate) struct Plan {
     pub(crate) mmap: bool,
     pub(crate) max_vram: Option<f32>,
     pub(crate) timeout_minutes: u64,
+    /// Whether a server may be used where one is there.
+    pub(crate) use_server: bool,
     /// How the machine's GPU is called, for failures.
     pub(crate) gpu: Option<String>,
 }
@@ -46,20 +48,26 @@ impl Plan {
             prompt: Prompt::make(&task.prompt, task.negative_prompt.as_deref(), &tags, probe)?,
             cfg_scale: choices::cfg_scale(task, model),
             steps: choices::steps(task, model)?,
-            width: choices::side("width", task.width, model.width)?,
-            height: choices::side("height", task.height, model.height)?,
+            width: choices::side("width", task.width, model.width, probe.rounds_sizes())?,
+            height: choices::side("height", task.height, model.height, probe.rounds_sizes())?,
             ext: choices::ext(&task.ext, probe.writes_webp()),
             seed: choices::seed(task, job.entropy)?,
-            sampler: choices::sampler(task, model),
+            sampler: choices::sampler(task, model, probe)?,
             flow_shift: model.flow_shift,
             zero_cond_t: model.zero_cond_t == Some(true),
             offload: model.offload_to_cpu == Some(true),
             mmap: model.mmap == Some(true),
             max_vram: model.max_vram_gib,
             timeout_minutes: timeout_minutes(job)?,
+            use_server: use_server(job)?,
             gpu: job.platform.gpu.clone(),
             weights,
         })
+    }
+
+    /// The longest that a picture may take, in milliseconds.
+    pub(crate) fn timeout_ms(&self) -> u64 {
+        self.timeout_minutes * 60 * 1000
     }
 
     /// The release this plugin was written for, for failures.
@@ -73,6 +81,17 @@ fn timeout_minutes(job: &Job<ImageTask>) -> Result<u64, Failure> {
         None => Ok(TIMEOUT_MINUTES),
         Some(value) => value.as_u64().filter(|minutes| (1..=7 * 24 * 60).contains(minutes)).ok_or_else(|| {
             Failure::permanent("the setting timeout-minutes of sd-cpp in plugins.toml must be a whole number from 1 to 10080")
+        }),
+    }
+}
+
+fn use_server(job: &Job<ImageTask>) -> Result<bool, Failure> {
+    match job.settings()?.get("use-server") {
+        None => Ok(true),
+        Some(value) => value.as_bool().ok_or_else(|| {
+            Failure::permanent(
+                "the setting use-server of sd-cpp in plugins.toml must be true or false",
+            )
         }),
     }
 }
@@ -91,8 +110,18 @@ mod tests {
         };
         assert_eq!(with("{}"), Ok(60));
         assert_eq!(with(r#"{"timeout-minutes":5}"#), Ok(5));
+        assert_eq!(
+            with(r#"{"timeout-minutes":600,"use-server":false}"#),
+            Ok(600)
+        );
         for wrong in [r#"{"timeout-minutes":0}"#, r#"{"timeout-minutes":"5"}"#] {
             assert!(with(wrong).unwrap_err().message.contains("timeout-minutes"));
         }
+        assert!(
+            with(r#"{"use-server":"no"}"#)
+                .unwrap_err()
+                .message
+                .contains("use-server")
+        );
     }
 }

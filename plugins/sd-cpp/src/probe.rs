@@ -1,6 +1,6 @@
 //! What the program found on this machine can do, read from its help text.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use studio_plugin::{BackendStatus, Failure};
 
@@ -15,22 +15,30 @@ const FIRST_WITH_WEBP: u32 = 552;
 /// An option that came shortly after [`FIRST_WITH_WEBP`]: its presence proves WebP in a program of unknown release.
 const NEWER_THAN_WEBP: &str = "--hires";
 
+/// First release that rounds sizes up by itself; older ones refuse what is no multiple of 64.
+const FIRST_THAT_ROUNDS: u32 = 250;
+
+/// An option that came shortly after [`FIRST_THAT_ROUNDS`].
+const NEWER_THAN_ROUNDING: &str = "--scheduler";
+
+/// First release that draws without a prompt.
+const FIRST_WITHOUT_PROMPT: u32 = 391;
+
+/// An option that came shortly after [`FIRST_WITHOUT_PROMPT`].
+const NEWER_THAN_NO_PROMPT: &str = "--sigmas";
+
 /// One program.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Probe {
-    /// Empty when the program printed no help.
-    options: BTreeSet<String>,
+    /// Options with what the help says of each; empty when the program printed no help.
+    options: BTreeMap<String, String>,
     release: Option<String>,
 }
 
 impl Probe {
     pub(crate) fn read(backend: &BackendStatus) -> Self {
         Self {
-            options: backend
-                .probes
-                .iter()
-                .flat_map(|text| options(text))
-                .collect(),
+            options: backend.probes.iter().fold(BTreeMap::new(), options),
             release: backend.release.clone(),
         }
     }
@@ -40,7 +48,7 @@ impl Probe {
         if self.options.is_empty() {
             !HISTORIC.contains(&option)
         } else {
-            self.options.contains(option)
+            self.options.contains_key(option)
         }
     }
 
@@ -68,10 +76,51 @@ impl Probe {
 
     /// Whether a name ending in `.webp` gives a WebP file.
     pub(crate) fn writes_webp(&self) -> bool {
+        self.is_since(FIRST_WITH_WEBP, NEWER_THAN_WEBP)
+    }
+
+    /// Whether it takes any size, and rounds it up.
+    pub(crate) fn rounds_sizes(&self) -> bool {
+        self.is_since(FIRST_THAT_ROUNDS, NEWER_THAN_ROUNDING)
+    }
+
+    /// Whether it draws without a prompt.
+    pub(crate) fn takes_empty_prompt(&self) -> bool {
+        self.is_since(FIRST_WITHOUT_PROMPT, NEWER_THAN_NO_PROMPT)
+    }
+
+    /// Whether the mode has to be said, as up to release 239: `txt2img`, `img2img`, `edit`.
+    pub(crate) fn has_modes(&self) -> bool {
+        self.lists("--mode", "txt2img")
+    }
+
+    /// Whether the program takes this word as the value of an option. A help text that lists no `usual` word there is
+    /// not understood, and nothing is held against it.
+    pub(crate) fn takes(&self, option: &str, word: &str, usual: &str) -> bool {
+        !self.lists(option, usual) || self.lists(option, word)
+    }
+
+    /// Whether the help of an option holds a word.
+    fn lists(&self, option: &str, word: &str) -> bool {
+        let part_of_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-');
+        self.options.get(option).is_some_and(|text| {
+            text.split(|c: char| !part_of_word(c))
+                .any(|found| found == word)
+        })
+    }
+
+    /// By the release where it is known, else by an option that came a little later.
+    fn is_since(&self, release: u32, later_option: &str) -> bool {
         match self.number() {
-            Some(number) => number >= FIRST_WITH_WEBP,
-            None => self.knows(NEWER_THAN_WEBP),
+            Some(number) => number >= release,
+            None => self.knows(later_option),
         }
+    }
+
+    /// Whether another program is of the same release, as far as can be told. Two of an operator's own are, when they take
+    /// the same options of those in question.
+    pub(crate) fn is_of_the_release_of(&self, other: &Self) -> bool {
+        self.release == other.release
     }
 
     /// How the program is called in a failure.
@@ -86,14 +135,26 @@ impl Probe {
     }
 }
 
-/// Names at the beginning of a line: `  -o, --output <string>   where …`. Options that a description
-/// mentions do not count.
-fn options(help: &str) -> impl Iterator<Item = String> {
-    help.lines().flat_map(|line| {
-        line.split_whitespace()
+/// Adds the options of a help text. An option is a name at the beginning of a line, `  -o, --output <string>   where …`; those that
+/// a description mentions do not count. What follows, up to the next option, is said of it.
+fn options(mut known: BTreeMap<String, String>, help: &String) -> BTreeMap<String, String> {
+    let mut current: Vec<String> = Vec::new();
+    for line in help.lines() {
+        let names: Vec<_> = line
+            .split_whitespace()
             .take_while(|word| word.starts_with('-'))
             .map(|word| word.trim_end_matches(',').to_owned())
-    })
+            .collect();
+        if !names.is_empty() {
+            current = names;
+        }
+        for name in &current {
+            let said = known.entry(name.clone()).or_default();
+            said.push_str(line);
+            said.push('\n');
+        }
+    }
+    known
 }
 
 #[cfg(test)]
@@ -133,6 +194,42 @@ mod tests {
         assert!(probe("  --seed", Some("master-552-abc1234")).writes_webp());
         assert!(probe("  --hires", None).writes_webp());
         assert!(!probe("  --seed", None).writes_webp());
+    }
+
+    #[test]
+    fn what_older_releases_want_is_known_by_number_or_by_a_later_option() {
+        for (release, rounds, prompt) in [
+            (249, false, false),
+            (250, true, false),
+            (390, true, false),
+            (391, true, true),
+        ] {
+            let probe = probe("  --seed", Some(&format!("master-{release}-abc1234")));
+            assert_eq!(
+                (probe.rounds_sizes(), probe.takes_empty_prompt()),
+                (rounds, prompt),
+                "{release}"
+            );
+        }
+        assert!(probe("  --scheduler\n  --sigmas", None).rounds_sizes());
+        assert!(!probe("  --schedule", None).rounds_sizes());
+        assert!(!probe("  --scheduler", None).takes_empty_prompt());
+        assert!(probe("  -M, --mode [MODE]  run mode (txt2img or img2img)", None).has_modes());
+        assert!(!probe("  -M, --mode  run mode, one of [img_gen, vid_gen]", None).has_modes());
+    }
+
+    #[test]
+    fn words_of_an_option_are_read_over_several_lines() {
+        let probe = probe(
+            "  --sampling-method  one of [euler,\n      dpm++2m, lcm]\n  --other  tcd",
+            None,
+        );
+        let takes = |word| probe.takes("--sampling-method", word, "euler");
+        assert!(takes("dpm++2m") && takes("lcm") && !takes("tcd") && !takes("dpm++2"));
+        assert!(
+            probe.takes("--other", "euler", "euler_a"),
+            "nothing is held against what is not understood"
+        );
     }
 
     #[test]

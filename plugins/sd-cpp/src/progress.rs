@@ -2,7 +2,8 @@
 //!
 //! Three kinds of bars look alike: loading of weights, steps, and tiles of the decoder. Only those printed between the line that
 //! announces the picture and the one that says its steps are done are steps, and only those drawn with `=` and counted in
-//! iterations: weights are loaded lazily, in the middle of it, with another bar on current releases.
+//! iterations: weights are loaded lazily, in the middle of it, with another bar on current releases. Up to release 547 that bar
+//! has the same shape, so a count is believed only when it begins at its beginning.
 //!
 //! The state carried from call to call is the phase in its lowest byte and the number of steps above it.
 
@@ -98,6 +99,7 @@ impl Reader {
             });
         } else if self.phase == Phase::Stepping
             && let Some((done, total)) = step(line)
+            && (done <= 1 || total == self.total)
         {
             self.total = total;
             self.last = Some(Progress {
@@ -172,6 +174,14 @@ mod tests {
             bar("======>", "1/4 - 3.41it/s"),
         ];
         assert_eq!(all(&lines), [(1, 8), (2, 8)]);
+        let old = [
+            "generating image: 1/1 - seed 5".to_owned(),
+            bar("=========", "57/57 - 812.00it/s"),
+            bar("===>", "1/2 - 2.10s/it"),
+            bar("=========", "31/57 - 812.00it/s"),
+            bar("======>", "2/2 - 1.87it/s"),
+        ];
+        assert_eq!(all(&old), [(1, 2), (2, 2)]);
     }
 
     #[test]

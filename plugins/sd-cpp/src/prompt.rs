@@ -72,7 +72,18 @@ impl Prompt {
 }
 
 impl Text {
+    /// The words, whichever way they go.
+    pub(crate) fn words(&self) -> &str {
+        match self {
+            Self::Inline(text) | Self::InFile(text) => text,
+        }
+    }
+
     fn make(field: &str, text: String, file_option: &str, probe: &Probe) -> Result<Self, Failure> {
+        // Older releases refuse to draw nothing; a blank is nothing as well.
+        if text.is_empty() && !probe.takes_empty_prompt() {
+            return Ok(Self::Inline(" ".to_owned()));
+        }
         // An empty one is no secret, and an empty file is nothing that every release reads.
         if !text.is_empty() && probe.knows(file_option) {
             return Ok(Self::InFile(text));
@@ -180,6 +191,13 @@ mod tests {
                 negative: None
             }
         );
+    }
+
+    #[test]
+    fn a_release_that_draws_nothing_without_words_gets_a_blank() {
+        let empty = |help: &str| Prompt::make("", None, &[], &probe(help)).unwrap().text;
+        assert_eq!(empty("  --seed"), Text::Inline(" ".to_owned()));
+        assert_eq!(empty("  --sigmas"), Text::Inline(String::new()));
     }
 
     #[test]

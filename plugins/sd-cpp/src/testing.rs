@@ -11,16 +11,16 @@ use crate::probe::Probe;
 pub(crate) const NEWEST: &str = "  -o, --output\n  -m, --model\n  --clip_l\n  --clip_g\n  --t5xxl\n  --clip_vision\n  --llm\n  --llm_vision\n  --qwen2vl\n  \
      --qwen2vl_vision\n  --diffusion-model\n  --vae\n  --lora-model-dir\n  --model-args\n  --offload-to-cpu\n  --mmap\n  --max-vram\n  --diffusion-fa\n  -p, --prompt\n  \
      --prompt-file\n  -n, --negative-prompt\n  --negative-prompt-file\n  -i, --init-img\n  --mask\n  -r, --ref-image\n  -H, --height\n  -W, --width\n  --steps\n  \
-     --cfg-scale\n  --strength\n  --flow-shift\n  --disable-image-metadata\n  -s, --seed\n  --sampling-method\n  --hires\n";
+     --cfg-scale\n  --strength\n  --flow-shift\n  --disable-image-metadata\n  -s, --seed\n  --sampling-method\n  --scheduler\n  --sigmas\n  --hires\n";
 
 /// Options of release 444, of December 2025.
 pub(crate) const OLD: &str = "  -o, --output\n  -m, --model\n  --llm\n  --llm_vision\n  --diffusion-model\n  --vae\n  --lora-model-dir\n  --qwen-image-zero-cond-t\n  \
      --offload-to-cpu\n  --diffusion-fa\n  -p, --prompt\n  -n, --negative-prompt\n  -i, --init-img\n  --mask\n  -r, --ref-image\n  -H, --height\n  -W, --width\n  --steps\n  \
-     --cfg-scale\n  --strength\n  --flow-shift\n  -s, --seed\n  --sampling-method\n";
+     --cfg-scale\n  --strength\n  --flow-shift\n  -s, --seed\n  --sampling-method\n  --scheduler\n  --sigmas\n";
 
 /// Options of release 323, of October 2025.
 pub(crate) const QWEN2VL: &str = "  -o, --output\n  -m, --model\n  --qwen2vl\n  --qwen2vl_vision\n  --diffusion-model\n  --vae\n  -p, --prompt\n  -H, --height\n  \
-     -W, --width\n  --steps\n  --cfg-scale\n  -s, --seed\n";
+     -W, --width\n  --steps\n  --cfg-scale\n  -s, --seed\n  --scheduler\n";
 
 pub(crate) fn probe(help: &str) -> Probe {
     Probe::read(&backend(help))

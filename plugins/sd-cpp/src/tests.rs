@@ -86,10 +86,10 @@ fn three_steps_with_everything_fetched_in_one_round() {
     ];
     let second = effects(step(&job, &history));
     assert!(
-        matches!(second.as_slice(), [Effect::Run(command)] if command.backend == "sd-cli" && command.environment.is_empty())
+        matches!(second.as_slice(), [Effect::Run(command)] if command.backend == "sd-cli" && command.environment.len() == 2)
     );
 
-    history.push(exit(vec![file(7, "out.webp", "image/webp")]));
+    history.push(exit(vec![file(7, "picture.webp", "image/webp")]));
     let done = finished(step(&job, &history));
     match done.output {
         Output::Media(media) => {
@@ -109,7 +109,8 @@ fn three_steps_with_everything_fetched_in_one_round() {
             ("width", "104"),
             ("height", "72"),
             ("steps", "8"),
-            ("cfg-scale", "1")
+            ("cfg-scale", "1"),
+            ("program", "sd-cli")
         ]
     );
 }
@@ -127,7 +128,6 @@ fn what_cannot_be_done_is_said_before_anything_is_fetched() {
         (no_program, "sd-cli is not on this machine"),
         (no_source, "the offer has no modelSource"),
         (raw(r#""seed":18446744073709551615"#, FILES), "task.seed"),
-        (raw(r#""maskUrl":"https://a/m""#, FILES), "maskUrl"),
         (
             raw("", &[("diffusion-model", "z"), ("lora", "style.pt")]),
             "style.pt",
@@ -175,7 +175,7 @@ fn an_old_program_is_driven_with_what_it_has() {
     assert_eq!(effects(step(&job, &[])).len(), 1);
     let history = [
         Outcome::Files(vec![file(1, "z.gguf", ""), file(2, "v", "")]),
-        exit(vec![file(7, "out.png", "image/png")]),
+        exit(vec![file(7, "picture.png", "image/png")]),
     ];
     match finished(step(&job, &history)).output {
         Output::Media(media) => assert_eq!(media.ext, "png"),
@@ -190,7 +190,7 @@ fn no_picture_is_a_failure_whatever_the_program_says() {
         Outcome::Files(vec![file(1, "z.gguf", ""), file(2, "v", "")]),
         Outcome::Files(vec![file(5, "prompt.txt", "")]),
     ];
-    let mut empty = file(7, "out.webp", "");
+    let mut empty = file(7, "picture.webp", "");
     empty.size = 0;
     for outputs in [Vec::new(), vec![empty]] {
         let history: Vec<_> = fetched.iter().cloned().chain([exit(outputs)]).collect();
@@ -213,7 +213,11 @@ fn it_says_what_it_serves_and_needs() {
         .map(|kind| (kind.kind.as_str(), kind.models.as_slice()))
         .collect();
     assert_eq!(kinds, [("image", ["sd-cpp:*".to_owned()].as_slice())]);
-    let backend = description.backends.first().unwrap();
+    let [backend, server] = description.backends.as_slice() else {
+        panic!("{description:?}")
+    };
+    assert!(server.optional && server.strict_options && server.serves.is_some());
+    assert_eq!(server.release, backend.release);
     assert_eq!(
         (backend.program.as_str(), backend.release.as_deref()),
         ("sd-cli", Some(RELEASE))

@@ -1,6 +1,6 @@
 //! Reading the command line as strictly as the real program does.
 
-use crate::flags::{Value, find};
+use crate::flags::{Program, Value, find};
 use crate::help::known_words;
 use crate::release::Release;
 
@@ -46,6 +46,11 @@ impl Request {
         self.get(long).is_some()
     }
 
+    /// A number, or what the real program takes without it.
+    pub(crate) fn float(&self, long: &str, default: f64) -> f64 {
+        float(self, long, default)
+    }
+
     /// A whole number, or what the real program takes without it.
     pub(crate) fn int(&self, long: &str, default: i64) -> i64 {
         self.get(long)
@@ -55,11 +60,15 @@ impl Request {
 }
 
 /// Reads the arguments after the program's name.
-pub(crate) fn parse(arguments: &[String], release: Release) -> Result<Request, Refusal> {
+pub(crate) fn parse(
+    arguments: &[String],
+    release: Release,
+    program: Program,
+) -> Result<Request, Refusal> {
     let mut request = Request::default();
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
-        let Some(flag) = find(argument, release) else {
+        let Some(flag) = find(argument, release, program) else {
             return Err(Refusal::WithHelp(format!("unknown argument: {argument}")));
         };
         if flag.long == "--help" {
@@ -75,7 +84,7 @@ pub(crate) fn parse(arguments: &[String], release: Release) -> Result<Request, R
         check_value(flag.long, flag.value, &value, release)?;
         request.settings.push((flag.long, value));
     }
-    check_whole(&request, release)?;
+    check_whole(&request, release, program)?;
     Ok(request)
 }
 
@@ -85,8 +94,9 @@ fn check_value(long: &str, kind: Value, value: &str, release: Release) -> Result
         Value::Int => leading_int(value).map(drop),
         Value::Float => leading_float(value).map(drop),
         Value::Word(words) if known_words(words, release).contains(&value) => Ok(()),
-        Value::Word(_) if long == "--mode" => Err(Refusal::Plain(format!(
-            "error: invalid mode {value}, must be one of [img_gen, vid_gen, convert]"
+        Value::Word(words) if long == "--mode" => Err(Refusal::Plain(format!(
+            "error: invalid mode {value}, must be one of [{}]",
+            known_words(words, release).join(", ")
         ))),
         Value::Word(_) => Err(Refusal::WithHelp(format!(
             "invalid value for argument: {long}: '{value}'"
@@ -94,10 +104,13 @@ fn check_value(long: &str, kind: Value, value: &str, release: Release) -> Result
     }
 }
 
-fn check_whole(request: &Request, release: Release) -> Result<(), Refusal> {
+fn check_whole(request: &Request, release: Release, program: Program) -> Result<(), Refusal> {
     let bad = |text: &str| Err(Refusal::WithHelp(text.to_owned()));
     if !request.has("--model") && !request.has("--diffusion-model") {
         return bad("the following arguments are required: model_path/diffusion_model");
+    }
+    if program == Program::Server {
+        return Ok(());
     }
     if release.needs_prompt() && request.get("--prompt").unwrap_or_default().is_empty() {
         return bad("the following arguments are required: prompt");
@@ -164,11 +177,11 @@ fn leading_float(value: &str) -> Result<f64, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Refusal, Release, parse};
+    use super::{Program, Refusal, Release, parse};
 
     fn read(line: &str, release: u32) -> Result<super::Request, Refusal> {
         let arguments: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
-        parse(&arguments, Release(release))
+        parse(&arguments, Release(release), Program::Cli)
     }
 
     #[test]

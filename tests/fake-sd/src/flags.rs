@@ -21,8 +21,35 @@ pub(crate) enum Value {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Group {
     Cli,
+    Server,
     Context,
     Generation,
+}
+
+/// Which of the two programs is played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    Cli,
+    Server,
+}
+
+impl Program {
+    /// By the name it was started under.
+    pub(crate) fn of(path: &std::path::Path) -> Self {
+        let name = path.file_stem().unwrap_or_default();
+        if name.to_string_lossy().starts_with("sd-server") {
+            Self::Server
+        } else {
+            Self::Cli
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cli => "sd-cli",
+            Self::Server => "sd-server",
+        }
+    }
 }
 
 /// One option.
@@ -74,12 +101,25 @@ impl Flag {
     pub(crate) fn exists_in(&self, release: Release) -> bool {
         (self.from..=self.until).contains(&release.0)
     }
+
+    /// Whether it belongs to a program: both take what concerns the model and the picture.
+    pub(crate) fn is_of(&self, program: Program) -> bool {
+        match self.group {
+            Group::Cli => {
+                program == Program::Cli || matches!(self.long, "--help" | "--verbose" | "--color")
+            }
+            Group::Server => program == Program::Server,
+            Group::Context | Group::Generation => true,
+        }
+    }
 }
 
-/// The option that an argument names, in a release.
-pub(crate) fn find(argument: &str, release: Release) -> Option<&'static Flag> {
+/// The option that an argument names, in a release of a program.
+pub(crate) fn find(argument: &str, release: Release, program: Program) -> Option<&'static Flag> {
     TABLE.iter().find(|flag| {
-        (flag.long == argument || flag.short == Some(argument)) && flag.exists_in(release)
+        (flag.long == argument || flag.short == Some(argument))
+            && flag.exists_in(release)
+            && flag.is_of(program)
     })
 }
 
@@ -106,6 +146,11 @@ const SAMPLERS: &[(&str, u32)] = &[
     ("dpm++2m_sde_bt", 754),
     ("lms", 809),
 ];
+/// Whether any release knows a sampler of this name.
+pub(crate) fn is_sampler(name: &str) -> bool {
+    SAMPLERS.iter().any(|(sampler, _)| *sampler == name)
+}
+
 const SCHEDULERS: &[(&str, u32)] = &[
     ("discrete", 42),
     ("karras", 42),
@@ -124,6 +169,14 @@ const SCHEDULERS: &[(&str, u32)] = &[
     ("normal", 737),
     ("beta", 741),
 ];
+/// Up to release 239.
+const OLD_MODES: &[(&str, u32)] = &[
+    ("txt2img", 1),
+    ("img2img", 7),
+    ("convert", 89),
+    ("img2vid", 93),
+    ("edit", 212),
+];
 const MODES: &[(&str, u32)] = &[
     ("img_gen", 240),
     ("vid_gen", 240),
@@ -141,9 +194,17 @@ const PREDICTIONS: &[(&str, u32)] = &[
     ("flux_flow", 325),
 ];
 const LORA_MODES: &[(&str, u32)] = &[("auto", 358), ("immediately", 358), ("at_runtime", 358)];
+const OLD_SCHEDULERS: &[(&str, u32)] = &[
+    ("default", 1),
+    ("discrete", 42),
+    ("karras", 42),
+    ("ays", 119),
+    ("gits", 145),
+    ("exponential", 147),
+];
 const PREVIEWS: &[(&str, u32)] = &[("none", 354), ("proj", 354), ("tae", 354), ("vae", 354)];
 
-use Group::{Cli, Context, Generation};
+use Group::{Cli, Context, Generation, Server};
 use Value::{Float, Int, None as Bare, Text, Word};
 
 /// Every option that is played.
@@ -154,14 +215,20 @@ pub(crate) const TABLE: &[Flag] = &[
     flag(Cli, "--preview-path", Text, 354, "where previews are written (default: ./preview.png)"),
     flag(Cli, "--preview-interval", Int, 354, "steps between two previews (default: 1)"),
     flag(Cli, "--canny", Bare, 107, "find edges in the control picture first"),
+    flag(Cli, "--verbos", Bare, 240, "say more").short("-v").until(261),
+    flag(Cli, "--verbose", Bare, 1, "say more").short("-v").until(239),
     flag(Cli, "--verbose", Bare, 262, "say more").short("-v"),
     flag(Cli, "--color", Bare, 134, "colour the levels of the log"),
     flag(Cli, "--taesd-preview-only", Bare, 354, "the tiny decoder serves previews only"),
     flag(Cli, "--preview-noisy", Bare, 354, "previews show the input of a step instead of its output"),
     flag(Cli, "--list-devices", Bare, 747, "print the compute devices and end"),
+    flag(Cli, "--mode", Word(OLD_MODES), 1, "what to do (default: txt2img)").short("-M").until(239),
     flag(Cli, "--mode", Word(MODES), 240, "what to do (default: img_gen)").short("-M"),
     flag(Cli, "--preview", Word(PREVIEWS), 354, "how previews are made (default: none)"),
     flag(Cli, "--help", Bare, 1, "print this and end").short("-h"),
+
+    flag(Server, "--listen-ip", Text, 411, "address to listen on (default: 127.0.0.1)").short("-l"),
+    flag(Server, "--listen-port", Int, 411, "port to listen on (default: 1234)"),
 
     flag(Context, "--model", Text, 1, "file with the whole model").short("-m"),
     flag(Context, "--clip_l", Text, 134, "file with the CLIP-L text encoder"),
@@ -245,6 +312,13 @@ pub(crate) const TABLE: &[Flag] = &[
     flag(Generation, "--disable-image-metadata", Bare, 547, "keep the settings out of the picture's file"),
     flag(Generation, "--seed", Int, 1, "seed; negative: by chance (default: 42)").short("-s"),
     flag(Generation, "--sampling-method", Word(SAMPLERS), 41, "sampler (default: by model)"),
+    flag(Generation, "--schedule", Word(OLD_SCHEDULERS), 42, "schedule of noise").until(262),
+    flag(Generation, "--high-noise-scheduler", Word(SCHEDULERS), 293, "schedule of the noisy half").until(373),
+    flag(Generation, "--easycache", Text, 412, "what to reuse between steps").until(437),
+    flag(Generation, "--style-ratio", Float, 121, "strength of the person, for PhotoMaker").until(292),
+    flag(Generation, "--input-id-images-dir", Text, 121, "pictures of the person, for PhotoMaker").until(292),
+    flag(Context, "--stacked-id-embd-dir", Text, 121, "file with a PhotoMaker model").until(292),
+    flag(Generation, "--normalize-input", Bare, 121, "normalise the pictures, for PhotoMaker").until(300),
     flag(Generation, "--scheduler", Word(SCHEDULERS), 263, "schedule of noise (default: by model)"),
     flag(Generation, "--sigmas", Text, 414, "noise levels, separated by commas"),
     flag(Generation, "--extra-sample-args", Text, 602, "key=value settings of the sampler"),
@@ -256,11 +330,11 @@ pub(crate) const TABLE: &[Flag] = &[
 
 #[cfg(test)]
 mod tests {
-    use super::{Release, TABLE, find};
+    use super::{Program, Release, TABLE, find};
 
     #[test]
     fn names_are_unique_within_a_release() {
-        for release in [212, 300, 444, 764, 765, 827].map(Release) {
+        for release in [212, 239, 240, 262, 300, 444, 764, 765, 827].map(Release) {
             let mut names: Vec<_> = TABLE
                 .iter()
                 .filter(|flag| flag.exists_in(release))
@@ -276,7 +350,11 @@ mod tests {
 
     #[test]
     fn drift_of_the_flags_that_bit() {
-        let known = |flag: &str, release| find(flag, Release(release)).is_some();
+        let known = |flag: &str, release| find(flag, Release(release), Program::Cli).is_some();
+        assert!(known("--schedule", 262) && !known("--schedule", 263));
+        assert!(known("--verbos", 261) && !known("--verbose", 261) && known("--verbose", 262));
+        assert!(find("-o", Release(827), Program::Server).is_none());
+        assert!(find("--listen-port", Release(827), Program::Cli).is_none());
         assert!(!known("--qwen-image-zero-cond-t", 443));
         assert!(known("--qwen-image-zero-cond-t", 444));
         assert!(known("--qwen-image-zero-cond-t", 764));

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::Request;
 use crate::picture;
@@ -18,30 +18,108 @@ const ENGINE: &str = "stable-diffusion.cpp";
 /// Sizes are rounded up to this many pixels.
 const MULTIPLE: i64 = 8;
 
+/// What the settings of a request amount to, the same whichever program was told them.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub(crate) prompt: String,
+    pub(crate) negative: String,
+    pub(crate) loras: Vec<String>,
+    pub(crate) seed: i64,
+    pub(crate) size: (u32, u32),
+    pub(crate) steps: i64,
+    pub(crate) cfg: f64,
+    pub(crate) strength: f64,
+    pub(crate) sampler: Option<String>,
+    pub(crate) flow_shift: Option<f64>,
+    pub(crate) init: Option<(u32, u32)>,
+    pub(crate) mask: Option<(u32, u32)>,
+    pub(crate) references: usize,
+    pub(crate) metadata: bool,
+    /// As of the picture's file; of a quality where it loses some.
+    pub(crate) format: String,
+    pub(crate) quality: Option<i64>,
+}
+
+impl Job {
+    /// For the record of what was understood.
+    pub(crate) fn detail(&self) -> Value {
+        json!({
+            "prompt": self.prompt, "negative": self.negative, "loras": self.loras, "seed": self.seed, "width": self.size.0,
+            "height": self.size.1, "steps": self.steps, "cfg": self.cfg, "strength": self.strength, "sampler": self.sampler,
+            "flowShift": self.flow_shift, "init": self.init, "mask": self.mask, "references": self.references,
+            "metadata": self.metadata, "format": self.format, "quality": self.quality,
+        })
+    }
+}
+
 /// Generates; the exit code.
 pub(crate) fn run(request: &Request, stage: &Stage, arguments: &[String]) -> u8 {
-    let release = stage.release;
-    let Ok(size) = inputs(request) else { return 1 };
-    let Some(prompt) = text(request, "--prompt", "--prompt-file") else {
+    let Some(job) = job(request, stage.release) else {
         return 1;
     };
-    if !weights(request, release) {
-        return 1;
-    }
-    let (prompt, loras) = loras(&prompt, request.get("--lora-model-dir").unwrap_or("."));
-    let (width, height) = dimensions(request, size, release);
-    let seed = match request.int("--seed", 42) {
-        negative if negative < 0 => 1_234_567,
-        seed => seed,
-    };
-    stage.record(
-        arguments,
-        "generate",
-        json!({"prompt": prompt, "loras": loras, "seed": seed, "width": width, "height": height}),
-    );
+    stage.record(arguments, "generate", job.detail());
     if let Some(code) = misbehave(stage.mode) {
         return code;
     }
+    load(stage.mode);
+    let Some(picture) = draw(&job, stage, request.has("--vae-tiling")) else {
+        return 1;
+    };
+    let settings = job.metadata.then(|| settings(request, &job));
+    save(request, stage, picture, settings.as_deref())
+}
+
+/// Reads pictures, texts and weights; what is wrong has been said.
+fn job(request: &Request, release: Release) -> Option<Job> {
+    let given = inputs(request).ok()?;
+    let prompt = text(request, "--prompt", "--prompt-file")?;
+    let negative = text(request, "--negative-prompt", "--negative-prompt-file")?;
+    if !weights(request, release) {
+        return None;
+    }
+    let (prompt, loras) = loras(&prompt, request.get("--lora-model-dir").unwrap_or("."));
+    // Up to release 239 the mode decides whether a picture is looked at.
+    let mode = request.get("--mode").unwrap_or("txt2img");
+    let looks = |wanted: &str| !release.has_old_modes() || mode == wanted;
+    let output = picture::destination(request.get("--output").unwrap_or("./output.png"), release);
+    let format = picture::extension(&output.to_string_lossy()).replace("jpg", "jpeg");
+    Some(Job {
+        prompt,
+        negative,
+        loras,
+        seed: seed(request.int("--seed", 42)),
+        size: dimensions(request, given.first, release),
+        steps: request.int("--steps", 20),
+        cfg: request.float("--cfg-scale", 7.0),
+        strength: request.float("--strength", 0.75),
+        sampler: request.get("--sampling-method").map(str::to_owned),
+        flow_shift: request
+            .get("--flow-shift")
+            .map(|_| request.float("--flow-shift", 0.0)),
+        init: given.init.filter(|_| looks("img2img")),
+        mask: given.mask,
+        references: if looks("edit") { given.references } else { 0 },
+        metadata: !request.has("--disable-image-metadata"),
+        quality: (format != "png").then_some(90),
+        format,
+    })
+}
+
+/// A negative one is by chance.
+pub(crate) fn seed(given: i64) -> i64 {
+    if given < 0 { 1_234_567 } else { given }
+}
+
+/// Weights that take their time.
+pub(crate) fn load(mode: Mode) {
+    if let Mode::Load(milliseconds) = mode {
+        std::thread::sleep(Duration::from_millis(milliseconds));
+    }
+}
+
+/// From the first line about the picture to the last; none when that failed.
+pub(crate) fn draw(job: &Job, stage: &Stage, tiled: bool) -> Option<image::RgbImage> {
+    let (width, height) = job.size;
     info(ENGINE, 3412, &format!("generate_image {width}x{height}"));
     info(
         ENGINE,
@@ -51,30 +129,38 @@ pub(crate) fn run(request: &Request, stage: &Stage, arguments: &[String]) -> u8 
     info(
         ENGINE,
         3230,
-        &format!("generating image: 1/1 - seed {seed}"),
+        &format!("generating image: 1/1 - seed {}", job.seed),
     );
-    let steps = u32::try_from(request.int("--steps", 20)).unwrap_or(1);
-    if !sample(steps, stage, release) {
-        return 1;
+    if !sample(u32::try_from(job.steps).unwrap_or(1), stage, stage.release) {
+        return None;
     }
-    decode(stage.mode, request.has("--vae-tiling"));
-    let picture = match stage.mode {
+    decode(stage.mode, tiled);
+    Some(match stage.mode {
         Mode::Black => picture::uniform(width, height),
         _ => picture::pattern(
-            &format!("{prompt}{loras:?}{}", request.get("--ref-image").is_some()),
-            seed,
+            &format!(
+                "{}{:?}{:?}{}",
+                job.prompt, job.loras, job.init, job.references
+            ),
+            job.seed,
             width,
             height,
         ),
-    };
-    let settings = (!request.has("--disable-image-metadata"))
-        .then(|| settings(request, &prompt, seed, width, height));
-    save(request, stage, picture, settings.as_deref())
+    })
 }
 
-/// Reads every picture given; the first one's size. What is wrong has been said.
-fn inputs(request: &Request) -> Result<Option<(u32, u32)>, ()> {
-    let mut first = None;
+/// Sizes of the pictures given.
+#[derive(Default)]
+struct Given {
+    first: Option<(u32, u32)>,
+    init: Option<(u32, u32)>,
+    mask: Option<(u32, u32)>,
+    references: usize,
+}
+
+/// Reads every picture given. What is wrong has been said.
+fn inputs(request: &Request) -> Result<Given, ()> {
+    let mut given = Given::default();
     let pictures = [
         ("--init-img", false),
         ("--ref-image", false),
@@ -83,7 +169,14 @@ fn inputs(request: &Request) -> Result<Option<(u32, u32)>, ()> {
     for (option, gray) in pictures {
         for path in request.all(option) {
             match picture::load(path, gray) {
-                Ok(size) => first = first.or(Some(size)),
+                Ok(size) => {
+                    given.first = given.first.or(Some(size));
+                    match option {
+                        "--init-img" => given.init = Some(size),
+                        "--mask" => given.mask = Some(size),
+                        _ => given.references += 1,
+                    }
+                }
                 Err(text) => {
                     error("common.cpp", 1871, &text);
                     return Err(());
@@ -91,7 +184,7 @@ fn inputs(request: &Request) -> Result<Option<(u32, u32)>, ()> {
             }
         }
     }
-    Ok(first)
+    Ok(given)
 }
 
 /// A text given on the command line or in a file.
@@ -127,7 +220,7 @@ const WEIGHTS: &[&str] = &[
 ];
 
 /// Looks at every file of weights: it is there and begins like one.
-fn weights(request: &Request, release: Release) -> bool {
+pub(crate) fn weights(request: &Request, release: Release) -> bool {
     let given: Vec<_> = WEIGHTS
         .iter()
         .filter_map(|option| request.get(option))
@@ -220,17 +313,19 @@ fn dimensions(request: &Request, input: Option<(u32, u32)>, release: Release) ->
     let fallback = input
         .filter(|_| release.sizes_from_input())
         .unwrap_or((512, 512));
-    let side = |option: &str, unset: u32| {
-        let asked = request.int(option, i64::from(unset));
-        let rounded = asked.saturating_add(MULTIPLE - 1) / MULTIPLE * MULTIPLE;
-        // Larger than any test asks for; keeps a wild size from filling the machine.
-        u32::try_from(rounded.clamp(MULTIPLE, 8192)).unwrap_or(512)
-    };
+    let side = |option: &str, unset: u32| rounded(request.int(option, i64::from(unset)));
     (side("--width", fallback.0), side("--height", fallback.1))
 }
 
+/// Rounded up to the model's multiple.
+pub(crate) fn rounded(asked: i64) -> u32 {
+    let rounded = asked.saturating_add(MULTIPLE - 1) / MULTIPLE * MULTIPLE;
+    // Larger than any test asks for; keeps a wild size from filling the machine.
+    u32::try_from(rounded.clamp(MULTIPLE, 8192)).unwrap_or(512)
+}
+
 /// Ways to end before the first step, or to hold it up.
-fn misbehave(mode: Mode) -> Option<u8> {
+pub(crate) fn misbehave(mode: Mode) -> Option<u8> {
     match mode {
         Mode::Abort => {
             err(b"terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc\n");
@@ -328,16 +423,15 @@ fn decode(mode: Mode, tiled: bool) {
     info(ENGINE, 3471, "generate_image completed in 2.31s");
 }
 
-fn settings(request: &Request, prompt: &str, seed: i64, width: u32, height: u32) -> String {
+fn settings(request: &Request, job: &Job) -> String {
     let model = request
         .get("--diffusion-model")
         .or(request.get("--model"))
         .unwrap_or_default();
+    let (width, height) = job.size;
     format!(
-        "{prompt}\nNegative prompt: {}\nSteps: {}, CFG scale: {}, Seed: {seed}, Size: {width}x{height}, Model: {model}, Version: stable-diffusion.cpp",
-        request.get("--negative-prompt").unwrap_or_default(),
-        request.get("--steps").unwrap_or("20"),
-        request.get("--cfg-scale").unwrap_or("7"),
+        "{}\nNegative prompt: {}\nSteps: {}, CFG scale: {}, Seed: {}, Size: {width}x{height}, Model: {model}, Version: stable-diffusion.cpp",
+        job.prompt, job.negative, job.steps, job.cfg, job.seed
     )
 }
 

@@ -2,24 +2,25 @@
 
 use std::fmt::Write as _;
 
-use crate::flags::{Flag, Group, TABLE, Value};
+use crate::flags::{Flag, Group, Program, TABLE, Value};
 use crate::release::Release;
 
 /// Column at which descriptions begin.
 const COLUMN: usize = 45;
 
 /// The whole help of a release.
-pub(crate) fn text(program: &str, release: Release) -> String {
-    let mut out = format!("usage: {program} [options]\n");
+pub(crate) fn text(program: Program, release: Release) -> String {
+    let mut out = format!("usage: {} [options]\n", program.name());
     for (group, title) in [
         (Group::Cli, "CLI Options:"),
+        (Group::Server, "Svr Options:"),
         (Group::Context, "Context Options:"),
         (Group::Generation, "Generation Options:"),
     ] {
         let _ = write!(out, "\n{title}\n");
         for flag in TABLE
             .iter()
-            .filter(|flag| flag.group == group && flag.exists_in(release))
+            .filter(|flag| flag.group == group && flag.exists_in(release) && flag.is_of(program))
         {
             line(&mut out, flag, release);
         }

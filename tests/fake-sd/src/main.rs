@@ -1,4 +1,4 @@
-//! Stands in for stable-diffusion.cpp's `sd-cli` in tests: as strict about its command line, with the same
+//! Stands in for stable-diffusion.cpp's `sd-cli` in tests, and for its `sd-server` under that name: as strict about its command line, with the same
 //! words, streams, exit codes and progress bytes, and a real picture at the end, in milliseconds.
 //!
 //! What it does not do is draw: the picture is a pattern made from the prompt and the seed. GIF and TIFF
@@ -9,14 +9,18 @@ mod args;
 mod flags;
 mod generate;
 mod help;
+mod http;
 mod picture;
+mod queue;
 mod release;
 mod say;
+mod server;
 mod stage;
 
 use std::process::ExitCode;
 
 use args::Refusal;
+use flags::Program;
 use serde_json::Value;
 use stage::{Mode, Stage};
 
@@ -47,10 +51,10 @@ fn main() -> ExitCode {
     if stage.mode == Mode::IgnoreTerm && std::env::var_os(DEAF).is_none() {
         go_deaf(&program, &arguments);
     }
-    ExitCode::from(answer(&stage, &arguments))
+    ExitCode::from(answer(&stage, &arguments, Program::of(&program)))
 }
 
-fn answer(stage: &Stage, arguments: &[String]) -> u8 {
+fn answer(stage: &Stage, arguments: &[String], program: Program) -> u8 {
     let release = stage.release;
     if stage.release.has_version() && arguments.first().is_some_and(|first| first == "--version") {
         say::out(
@@ -62,18 +66,19 @@ fn answer(stage: &Stage, arguments: &[String]) -> u8 {
         );
         return 0;
     }
-    match args::parse(arguments, release) {
+    match args::parse(arguments, release, program) {
         Ok(request) if request.help => {
             if release.complains_about_help() {
                 say::error("common.cpp", 322, "error: help requested");
             }
-            say::out(help::text("sd-cli", release).as_bytes());
+            say::out(help::text(program, release).as_bytes());
             0
         }
+        Ok(request) if program == Program::Server => server::run(request, stage, arguments),
         Ok(request) => generate::run(&request, stage, arguments),
         Err(Refusal::WithHelp(text)) => {
             say::error("common.cpp", 402, &format!("error: {text}"));
-            say::out(help::text("sd-cli", release).as_bytes());
+            say::out(help::text(program, release).as_bytes());
             1
         }
         Err(Refusal::Plain(text)) => {

@@ -32,7 +32,7 @@ pub(crate) fn load(path: &str, gray: bool) -> Result<(u32, u32), String> {
     Ok((picture.width(), picture.height()))
 }
 
-fn extension(path: &str) -> String {
+pub(crate) fn extension(path: &str) -> String {
     Path::new(path)
         .extension()
         .unwrap_or_default()

@@ -40,6 +40,11 @@ impl Release {
         self.0 < 391
     }
 
+    /// The mode says what becomes of a picture given.
+    pub(crate) fn has_old_modes(self) -> bool {
+        self.0 < 240
+    }
+
     /// Width and height have to be multiples of 64; later they are rounded up silently.
     pub(crate) fn needs_multiples_of_64(self) -> bool {
         self.0 < 250

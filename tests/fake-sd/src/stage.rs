@@ -1,7 +1,7 @@
 //! How the program behaves this time, and what it writes down about how it was called.
 //!
 //! A worker gives its programs an empty environment, so everything can also be said by a file beside the
-//! program: `fake-sd.mode`, `fake-sd.release`, and `fake-sd.record`, which asks for a line of JSON per run
+//! program: `fake-sd.mode` (a server reads it anew for each job), `fake-sd.release`, and `fake-sd.record`, which asks for a line of JSON per run
 //! in `fake-sd.argv`, or in the file whose path `fake-sd.record` holds.
 
 use std::io::Write as _;
@@ -36,6 +36,10 @@ pub(crate) enum Mode {
     Grandchild,
     /// Takes this many milliseconds longer, spread over the steps.
     Slow(u64),
+    /// Takes this many milliseconds to load the weights: at each run, or with a server's first job.
+    Load(u64),
+    /// A server has forgotten every job when it is asked for it.
+    Forget,
     /// Ends with this code and no word.
     Exit(i32),
     /// Ended by SIGKILL half-way, as the kernel does when memory is short.
@@ -66,6 +70,8 @@ impl Mode {
             "fail-generate" => Self::FailGenerate,
             "grandchild" => Self::Grandchild,
             "slow" => Self::Slow(number.unwrap_or(2_000)),
+            "load" => Self::Load(number.unwrap_or(1_000)),
+            "forget" => Self::Forget,
             "exit" => Self::Exit(
                 number
                     .and_then(|code| i32::try_from(code).ok())
@@ -81,7 +87,7 @@ impl Mode {
 }
 
 /// The stage of one run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Stage {
     pub(crate) mode: Mode,
     pub(crate) release: Release,
@@ -110,6 +116,12 @@ impl Stage {
             },
             folder,
         })
+    }
+
+    /// The same, as it is set now: a server outlives many words on how to behave.
+    pub(crate) fn anew(&self) -> Self {
+        let program = self.folder.join("sd-server");
+        Self::set(&program).unwrap_or_else(|_| self.clone())
     }
 
     /// Writes one line about this run where that was asked for.

@@ -170,7 +170,13 @@ impl Places for JobPlaces<'_> {
     fn output(&mut self, index: u32) -> Result<OsString, Refused> {
         let at = usize::try_from(index).unwrap_or(usize::MAX);
         match (self.place.output(at), at < self.outputs.len()) {
-            (Some(path), _) => Ok(path.as_os_str().to_owned()),
+            // By its bare name, in the directory that the program runs in: a folder that the operator chose may hold
+            // characters which a program reads more into than a path.
+            (Some(path), _) => Ok(path
+                .strip_prefix(self.place.dir())
+                .unwrap_or(path)
+                .as_os_str()
+                .to_owned()),
             (None, true) => Err(Refused::OutputWithoutPath { index }),
             (None, false) => Err(Refused::NoSuchOutput {
                 index,

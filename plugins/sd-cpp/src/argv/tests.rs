@@ -390,3 +390,41 @@ fn without_a_seed_the_jobs_own_randomness_is_used() {
     // The tests' job has an entropy of 86.
     assert_eq!(line[at + 1], "43");
 }
+
+/// Before release 552 a WebP that was asked for is a PNG of another name, and the program says all is well.
+#[test]
+fn a_picture_under_another_name_is_found() {
+    let job: Job<ImageTask> = Job::read(raw_with("", &[("model", "m")], "")).unwrap();
+    let plan = Plan::make(&job, &probe(NEWEST)).unwrap();
+    let exit = |outputs: Vec<File>, extra: Vec<File>| Exit {
+        code: Some(0),
+        signal: None,
+        timed_out: false,
+        out_of_memory: false,
+        stdout_tail: String::new(),
+        stderr_tail: String::new(),
+        wall_ms: 1,
+        outputs: vec![outputs],
+        extra,
+    };
+    let names = ["output-0.webp", "output-0.webp.png", "leftover.png"];
+    let [webp, png, other] = names.map(|name| file(1, name, ""));
+    let empty = File {
+        size: 0,
+        ..webp.clone()
+    };
+    for (outputs, extra, found) in [
+        (
+            vec![webp.clone()],
+            vec![png.clone()],
+            Some((names[0], "webp")),
+        ),
+        (vec![], vec![other.clone(), png], Some((names[1], "png"))),
+        (vec![], vec![other], None),
+        (vec![empty], vec![], None),
+    ] {
+        let exit = exit(outputs, extra);
+        let picture = picture(&exit, &plan).map(|(file, ext)| (file.name.as_str(), ext));
+        assert_eq!(picture, found);
+    }
+}

@@ -285,8 +285,21 @@ fn what_the_host_saw_goes_before_what_the_program_said() {
     run.out_of_memory = true;
     assert!(said(&run).message.contains("ran out of main memory"));
     run.timed_out = true;
-    let failure = said(&run);
-    assert!(failure.message.contains("after 60 minutes") && failure.retryable);
+    // The time that was given, not the one that was asked for.
+    for (given, said_time, named) in [
+        (3_600_000, "after 60 minutes", "timeout-minutes"),
+        (1_800_999, "after 30 minutes", "program_timeout_secs"),
+        (5_000, "after 5 seconds", "program_timeout_secs"),
+    ] {
+        run.wall_ms = given;
+        let failure = said(&run);
+        assert!(
+            failure.message.contains(said_time) && failure.message.contains(named),
+            "{}",
+            failure.message
+        );
+        assert!(failure.retryable);
+    }
 }
 
 #[test]
