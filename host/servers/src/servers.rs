@@ -238,7 +238,10 @@ impl Servers {
         let mut idle: Vec<_> = self
             .lock()
             .iter()
-            .filter(|(key, slot)| Some(**key) != keep && slot.lock().instance.is_some())
+            .filter(|(key, slot)| {
+                let state = slot.lock();
+                Some(**key) != keep && state.users == 0 && state.instance.is_some()
+            })
             .map(|(_, slot)| (slot.lock().last_used, slot.clone()))
             .collect();
         idle.sort_by_key(|(last_used, _)| *last_used);
