@@ -4,8 +4,8 @@
 //! program sees nothing of the worker's environment but what it is given, that it cannot outlive its time, its job or the
 //! worker, and that whatever it prints, and however much, costs a bounded amount of memory.
 
-mod ending;
 mod answers;
+mod ending;
 mod environment;
 mod exec;
 mod find;
@@ -27,8 +27,8 @@ mod provision;
 mod run;
 mod running;
 mod sandbox;
-mod watch;
 mod vulkan;
+mod watch;
 
 pub use ending::{Exit, RunError, Stall};
 pub use environment::{EnvironmentRefusal, check_env_name, library_dir};
@@ -38,12 +38,12 @@ pub use machine::{Gpu, Machine, MachineState, gib};
 pub use marker::{MarkError, Marked, mark};
 pub use memory::default_memory_limit;
 pub use programs::{DigestError, ProbeError, ProbeLimits, Programs};
-pub use run::run;
-pub use running::{Running, start};
-pub use sandbox::{SandboxPolicy, Support, support};
-pub use watch::Clock;
 pub use provision::{
     Archive, ArchiveError, ArchiveLimits, KnownArchive, KnownError, ProvisionError, Releases,
     free_bytes,
 };
+pub use run::run;
+pub use running::{Running, start};
+pub use sandbox::{SandboxPolicy, Support, support};
 pub use vulkan::{Vulkan, vulkan};
+pub use watch::Clock;

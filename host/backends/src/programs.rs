@@ -16,8 +16,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::ending::RunError;
 use crate::answers::Answers;
+use crate::ending::RunError;
 use crate::environment::library_dir;
 use crate::invocation::Invocation;
 use crate::run::run;

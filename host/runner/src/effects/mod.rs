@@ -12,8 +12,8 @@ mod http;
 mod meter;
 pub(crate) mod models;
 mod perform;
-mod rules;
 mod request;
+mod rules;
 mod urls;
 
 pub(crate) use perform::{Performer, Tools};

@@ -10,8 +10,7 @@ use worker_wire::{ApiBase, JobId};
 
 use super::typed::{
     Typed, TypedApproval, TypedCommand, TypedModels, TypedPlugin, TypedPrograms, TypedResults,
-    TypedSubmit,
-    TypedWorkers,
+    TypedSubmit, TypedWorkers,
 };
 
 /// One call of the program.
