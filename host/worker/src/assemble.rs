@@ -27,6 +27,7 @@ const GUEST_THREADS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
 pub(crate) fn sandbox(paths: &Paths) -> Result<Arc<Sandbox>, Failure> {
     let options = SandboxOptions {
         cache_dir: Some(paths.compiled.clone()),
+        compiler: Some(worker_plugins::Compiler::this_program()?),
         guest_threads: GUEST_THREADS,
     };
     Ok(Sandbox::new(options)?)

@@ -28,6 +28,10 @@ use crate::cli::{Command, Failure, Invocation, Output, Plugins};
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 fn main() -> ExitCode {
+    // Compiling is done in a child of this program, which does that and nothing else.
+    if worker_plugins::is_child(std::env::args_os().nth(1).as_deref()) {
+        return worker_plugins::compile_as_child();
+    }
     let invocation = match cli::invocation(std::env::args_os()) {
         Ok(invocation) => invocation,
         Err(usage) => usage.exit(),
