@@ -12,8 +12,10 @@ mod journal;
 mod offers;
 mod plan;
 mod programs;
+pub mod replay;
 mod report;
 mod slot;
+mod witness;
 
 pub use capabilities::MachineFacts;
 pub use journal::{Journal, JournalError, JournalStore};
@@ -22,3 +24,4 @@ pub use plan::{Plan, PlanError, PlannedStep, plan};
 pub use programs::{MissingProgram, ProgramState, Programs};
 pub use report::{LogSink, Reporter};
 pub use slot::{CurrentJob, RESERVED, StopReason};
+pub use witness::{Again, JobEnd, JobReport, NoWitness, Witness};

@@ -9,8 +9,10 @@ use worker_delivery::{Delivery, Event, Severity, Spool};
 use worker_egress::Egress;
 use worker_files::{ModelCache, ScratchRoot};
 use worker_plugins::contract::Platform;
-use worker_plugins::{Generation, Loaded, Sandbox, SandboxOptions, Source};
-use worker_runner::{JournalStore, MachineFacts, Programs, Runner, RunnerParts, RunnerSettings};
+use worker_plugins::{Loaded, Sandbox, SandboxOptions, Serving, Source};
+use worker_runner::{
+    JournalStore, MachineFacts, Programs, Runner, RunnerParts, RunnerSettings, Witness,
+};
 use worker_session::{Identity, IdentityStore, LogShipper, SaveError};
 use worker_studio::{Approval, Studio, StudioOptions};
 use worker_wire::{ApiBase, LogEntry, LogLevel, Secret};
@@ -42,13 +44,36 @@ pub(crate) async fn load(sandbox: &Arc<Sandbox>, folder: Option<&Path>) -> Resul
     Ok(worker_plugins::load(sandbox, source).await?)
 }
 
+/// Decides which plugins serve, from the folder or from those embedded.
+pub(crate) fn swap_options(
+    paths: &Paths,
+    sandbox: &Arc<Sandbox>,
+    folder: Option<&Path>,
+    programs: Option<Arc<Programs>>,
+) -> Result<worker_swap::Options, Failure> {
+    let place = match folder {
+        Some(folder) => worker_swap::Place::Folder(std::path::absolute(folder)?),
+        None => worker_swap::Place::Embedded,
+    };
+    let state = paths.state.join("plugins");
+    std::fs::create_dir_all(&state)?;
+    Ok(worker_swap::Options {
+        place,
+        embedded: embedded::FILES,
+        state,
+        journals: paths.journal.clone(),
+        sandbox: sandbox.clone(),
+        programs,
+    })
+}
+
 /// The studio to serve, the embedded one where none is configured, and the identity that goes with it.
 pub(crate) async fn studio(
     paths: &Paths,
     settings: &Settings,
     url: &str,
     token: &Secret,
-    generation: &Arc<Generation>,
+    serving: &Arc<Serving>,
 ) -> Result<(ApiBase, Option<Arc<Studio>>, Arc<StoredAt>), Failure> {
     match &settings.studio {
         Configured::Remote(base) => {
@@ -62,7 +87,7 @@ pub(crate) async fn studio(
                 approve: Approval::OwnInstall,
                 limits: worker_studio::Limits::default(),
                 timing: worker_studio::Timing::default(),
-                compose: Arc::new(EngineComposer(generation.clone())),
+                compose: Arc::new(EngineComposer(serving.clone())),
             };
             let studio = Studio::open(options).await?;
             let file = IdentityFile::embedded(&paths.embedded_identity);
@@ -112,7 +137,8 @@ fn ship(log: &LogShipper, event: &Event) {
 pub(crate) async fn runner(
     paths: &Paths,
     settings: &Settings,
-    generation: Arc<Generation>,
+    serving: Arc<Serving>,
+    witness: Arc<dyn Witness>,
     programs: Arc<Programs>,
     delivery: Arc<Delivery>,
     log: &LogShipper,
@@ -120,7 +146,8 @@ pub(crate) async fn runner(
     let facts = facts(settings, &programs).await;
     let log = log.clone();
     Ok(Runner::new(RunnerParts {
-        generation,
+        serving,
+        witness,
         programs,
         scratch: ScratchRoot::open(&paths.scratch)?,
         cache: Arc::new(ModelCache::open(&settings.models_root)?),

@@ -16,6 +16,7 @@ mod output;
 mod side;
 mod signals;
 mod studio;
+mod swapping;
 mod worker;
 
 use std::process::ExitCode;
