@@ -62,6 +62,13 @@ impl Kept {
         })
     }
 
+    /// The folder as another process uses it: nothing is made or cleared away.
+    pub fn beside(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+        }
+    }
+
     fn path(&self, digest: &str) -> PathBuf {
         self.dir.join(format!("{digest}.wasm"))
     }

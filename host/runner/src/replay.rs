@@ -322,6 +322,17 @@ pub fn differences(before: &Trace, after: &Trace) -> Vec<String> {
     lines
 }
 
+/// An effect on one line: a command as its words, anything else as JSON.
+pub fn effect_line(effect: &Effect) -> String {
+    match effect {
+        Effect::Run(command) => {
+            let shown: Vec<String> = arguments(command).iter().map(words).collect();
+            format!("run {} {}", command.backend, shown.join(" "))
+        }
+        other => value(other),
+    }
+}
+
 fn value(effect: &Effect) -> String {
     let value = crate::journal::short(serde_json::to_value(effect).unwrap_or_default());
     value.to_string()

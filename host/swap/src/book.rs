@@ -137,6 +137,11 @@ impl Book {
 
     /// Writes it, whole and synced. Blocks.
     pub fn save(&self, path: &Path) -> Result<(), BookError> {
+        self.save_past(path, "")
+    }
+
+    /// The same, past a point at which a test may end the process.
+    pub(crate) fn save_past(&self, path: &Path, point: &str) -> Result<(), BookError> {
         let failed = |source| BookError {
             path: path.to_owned(),
             source,
@@ -146,7 +151,7 @@ impl Book {
         let text = serde_json::to_vec_pretty(self).map_err(|error| failed(error.into()))?;
         file.write_all(&text).map_err(failed)?;
         file.as_file().sync_all().map_err(failed)?;
-        worker_plugins::failpoint("recording");
+        worker_plugins::failpoint(point);
         file.persist(path).map_err(|error| failed(error.error))?;
         #[cfg(unix)]
         fs::File::open(folder)

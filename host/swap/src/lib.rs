@@ -13,5 +13,5 @@ mod watch;
 
 pub use book::{Book, BookError, Entry, Event, Quarantined, Version};
 pub use shadow::{Comparison, Verdict, compare};
-pub use swapper::tools::engine_of;
+pub use swapper::tools::{active_engine, engine_of};
 pub use swapper::{Asked, Options, Place, SwapError, Swapper};

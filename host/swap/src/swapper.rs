@@ -182,7 +182,7 @@ impl Swapper {
     /// Writes the book and only then has the new state serve. On any failure everything is as it was.
     pub(crate) async fn commit(&self, inner: &mut Inner, next: Inner) -> Result<(), SwapError> {
         let generation = next.set.generation(next.serving.values().cloned())?;
-        self.write(&next.book).await?;
+        self.write_past(&next.book, "recording").await?;
         failpoint("recorded");
         if generation.id() != self.serving.current().id() {
             self.serving.publish(generation);
@@ -193,8 +193,12 @@ impl Swapper {
     }
 
     pub(crate) async fn write(&self, book: &Book) -> Result<(), SwapError> {
+        self.write_past(book, "").await
+    }
+
+    async fn write_past(&self, book: &Book, point: &'static str) -> Result<(), SwapError> {
         let (book, path) = (book.clone(), book_path(&self.options.state));
-        let written = tokio::task::spawn_blocking(move || book.save(&path));
+        let written = tokio::task::spawn_blocking(move || book.save_past(&path, point));
         Ok(written.await.map_err(|_| SwapError::Interrupted)??)
     }
 

@@ -15,7 +15,7 @@ const SETTLED_BLINDLY: Duration = Duration::from_millis(300);
 /// Hints about one folder.
 pub(crate) struct Watch {
     #[cfg(target_os = "linux")]
-    hints: Option<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>>,
+    hints: Option<tokio::fs::File>,
 }
 
 impl Watch {
@@ -45,19 +45,14 @@ impl Watch {
     pub(crate) async fn next(&mut self, unsettled: bool) {
         let limit = if unsettled { self.settled() } else { POLL };
         #[cfg(target_os = "linux")]
-        if let Some(hints) = &self.hints {
-            if unsettled {
-                tokio::time::sleep(limit).await;
-                drain(hints);
-                return;
-            }
-            match tokio::time::timeout(limit, hints.readable()).await {
-                Ok(Ok(mut ready)) => {
-                    ready.clear_ready();
-                    drain(hints);
-                }
+        if let Some(hints) = self.hints.as_mut().filter(|_| !unsettled) {
+            use tokio::io::AsyncReadExt;
+            let mut buffer = [0_u8; 4096];
+            // What the hints say is not used. A read that is given up goes on behind, and answers the next.
+            match tokio::time::timeout(limit, hints.read(&mut buffer)).await {
+                Ok(Ok(read)) if read > 0 => {}
+                Ok(_) => self.hints = None,
                 // The clock is reason enough.
-                Ok(Err(_)) => tokio::time::sleep(limit).await,
                 Err(_) => {}
             }
             return;
@@ -67,9 +62,9 @@ impl Watch {
 }
 
 #[cfg(target_os = "linux")]
-fn hints(folder: &Path) -> std::io::Result<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
+fn hints(folder: &Path) -> std::io::Result<tokio::fs::File> {
     use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
-    let inotify = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+    let inotify = init(CreateFlags::CLOEXEC)?;
     let wanted = WatchFlags::CREATE
         | WatchFlags::MODIFY
         | WatchFlags::CLOSE_WRITE
@@ -77,16 +72,5 @@ fn hints(folder: &Path) -> std::io::Result<tokio::io::unix::AsyncFd<std::os::fd:
         | WatchFlags::MOVED_TO
         | WatchFlags::DELETE;
     add_watch(&inotify, folder, wanted)?;
-    tokio::io::unix::AsyncFd::register(inotify).map_err(Into::into)
-}
-
-#[cfg(target_os = "linux")]
-fn drain(hints: &tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>) {
-    let mut buffer = [0_u8; 4096];
-    // What the hints say is not used; they only must not be there at the next wait. Bounded, as somebody may write without end.
-    for _ in 0..64 {
-        if !matches!(rustix::io::read(hints.get_ref(), &mut buffer), Ok(read) if read > 0) {
-            return;
-        }
-    }
+    Ok(tokio::fs::File::from_std(std::fs::File::from(inotify)))
 }

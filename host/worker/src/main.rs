@@ -113,6 +113,21 @@ async fn dispatch(command: Command, paths: Paths, settings: Settings) -> Result<
         Command::Plugin(Plugins::Validate { files, json }) => {
             commands::plugin::validate(&paths, &files, json).await
         }
+        Command::Plugin(Plugins::Add { file }) => {
+            commands::swap::act(&paths, "add", String::new(), Some(&file)).await
+        }
+        Command::Plugin(Plugins::Act { action, name }) => {
+            commands::swap::act(&paths, action, name, None).await
+        }
+        Command::Plugin(Plugins::History { name, json }) => {
+            commands::swap::history(&paths, name.as_deref(), json).await
+        }
+        Command::Plugin(Plugins::Diff { old, new, json }) => {
+            commands::swap::diff(&paths, &old, &new, json).await
+        }
+        Command::Plugin(Plugins::Replay { job, with, json }) => {
+            commands::swap::again(&paths, &job, with.as_deref(), json).await
+        }
         Command::Plan {
             offer,
             plugins,
