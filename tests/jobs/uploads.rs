@@ -149,7 +149,9 @@ async fn what_a_job_leaves_behind() {
         "{:?}",
         left("state/spool")
     );
-    let journals = left("state/journal");
+    let mut journals = left("state/journal");
+    // Beside the journals lies the folder of what they name by digest.
+    journals.retain(|path| path.is_file());
     assert_eq!(journals.len(), 1);
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(

@@ -179,7 +179,25 @@ impl Code {
         P: ComponentNamedList + Lower,
         R: ComponentNamedList + Lift + 'static,
     {
+        self.measured(export, budget, entropy, abandoned, parameters, &mut 0)
+    }
+
+    /// The same, and adds the fuel that it took to `spent`. Equal calls take equal fuel on every machine.
+    pub(crate) fn measured<P, R>(
+        &self,
+        export: Export,
+        budget: Budget,
+        entropy: u64,
+        abandoned: &Abandoned,
+        parameters: P,
+        spent: &mut u64,
+    ) -> Result<R, CallError>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift + 'static,
+    {
         let mut store = self.store(budget, entropy, abandoned, export.name)?;
+        let full = store.get_fuel().unwrap_or(0);
         let mut ran = false;
         let answer = self.pre.instantiate(&mut store).and_then(|instance| {
             let function = instance.get_typed_func::<P, R>(&mut store, export.index)?;
@@ -187,6 +205,7 @@ impl Code {
             function.call(&mut store, parameters)
         });
         store.data().log.close();
+        *spent += full.saturating_sub(store.get_fuel().unwrap_or(0));
         answer.map_err(|error| self.fault(&store, export.name, budget, ran, &error))
     }
 

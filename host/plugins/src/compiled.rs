@@ -16,6 +16,7 @@ use sha2::Sha256;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use crate::compiler::Compiler;
 use crate::refusal::{Broken, Rule};
 
 const MAGIC: &[u8; 8] = b"studiow1";
@@ -99,13 +100,9 @@ impl Cache {
         unsafe { Component::deserialize(engine, code) }.ok()
     }
 
-    /// Keeps a compiled component. That this fails costs time at the next start and nothing else, so it is logged, not returned.
-    pub(crate) fn store(&self, digest: &str, component: &Component) {
-        let written = component
-            .serialize()
-            .map_err(std::io::Error::other)
-            .and_then(|code| self.write(digest, &code));
-        if let Err(error) = written {
+    /// Keeps machine code. That this fails costs time at the next start and nothing else, so it is logged, not returned.
+    pub(crate) fn store(&self, digest: &str, code: &[u8]) {
+        if let Err(error) = self.write(digest, code) {
             tracing::warn!(target: "plugins", "cannot keep a compiled plugin in {}: {error}", self.dir.display());
         }
         self.prune();
@@ -145,10 +142,30 @@ impl Cache {
     }
 }
 
-/// Compiles a component that was validated.
-pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Broken> {
-    Component::from_binary(engine, bytes)
-        .map_err(|error| Rule::Compiles.broken(format!("{error:#}")))
+/// Machine code of a component that was validated: from a child where there is a compiler, else from this process.
+pub(crate) fn compile(
+    engine: &Engine,
+    compiler: Option<&Compiler>,
+    bytes: &[u8],
+) -> Result<Vec<u8>, Broken> {
+    match compiler {
+        Some(compiler) => compiler.compile(bytes),
+        None => engine
+            .precompile_component(bytes)
+            .map_err(|error| Rule::Compiles.broken(format!("{error:#}"))),
+    }
+}
+
+/// The component of machine code that [`compile`] has just returned.
+#[allow(
+    unsafe_code,
+    reason = "loading compiled code cannot be made safe by types; see below why it is sound"
+)]
+pub(crate) fn adopt(engine: &Engine, code: &[u8]) -> Result<Component, Broken> {
+    // SAFETY: `deserialize` must be given what the engine's compiler returned. These bytes come from it, in this process or over a pipe
+    // that only this program's own child wrote to; nobody else could touch them. Version and settings are checked by `deserialize`.
+    let component = unsafe { Component::deserialize(engine, code) };
+    component.map_err(|error| Rule::Compiles.broken(format!("{error:#}")))
 }
 
 fn make_private_dir(dir: &Path) -> std::io::Result<()> {

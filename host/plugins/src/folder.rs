@@ -93,12 +93,19 @@ impl Folder {
         Ok(bytes)
     }
 
+    /// What a regular file looks like from outside; links are not followed.
+    pub(crate) fn look(&self, name: &Path) -> Result<cap_std::fs::Metadata, ReadError> {
+        let metadata = self.dir.symlink_metadata(name).map_err(open_error)?;
+        if metadata.is_file() {
+            Ok(metadata)
+        } else {
+            Err(ReadError::NotRegular)
+        }
+    }
+
     fn open_regular(&self, name: &Path) -> Result<cap_std::fs::File, ReadError> {
         // Looked at before it is opened, because opening some devices does something.
-        let metadata = self.dir.symlink_metadata(name).map_err(open_error)?;
-        if !metadata.is_file() {
-            return Err(ReadError::NotRegular);
-        }
+        self.look(name)?;
         let mut options = OpenOptions::new();
         options.read(true);
         #[cfg(unix)]

@@ -180,27 +180,40 @@ impl Engine {
         job: &Arc<Job>,
         history: &Arc<Vec<Outcome>>,
     ) -> Result<Result<Next, Failure>, CallError> {
+        self.step_measured(job, history).await.0
+    }
+
+    /// The same with the fuel that the call took: for equal arguments the same figure on every machine.
+    pub async fn step_measured(
+        &self,
+        job: &Arc<Job>,
+        history: &Arc<Vec<Outcome>>,
+    ) -> (Result<Result<Next, Failure>, CallError>, u64) {
         let export = self.exports.step;
         let (job, history) = (Arc::clone(job), Arc::clone(history));
-        self.plugin
-            .code
-            .run(export.name, move |code, abandoned| {
-                let budget = Budget::step(code.limits());
-                let (answer,): (Result<Next, Failure>,) = code.call(
-                    export,
-                    budget,
-                    job.entropy,
-                    abandoned,
-                    (&*job, history.as_slice()),
-                )?;
-                match answer {
-                    Ok(next) => {
-                        checked(code, export, check::next(&next, code.limits())).map(|()| Ok(next))
-                    }
-                    Err(failure) => Ok(Err(check::failure(failure))),
-                }
-            })
-            .await
+        let called =
+            self.plugin
+                .code
+                .run(export.name, move |code, abandoned| {
+                    let budget = Budget::step(code.limits());
+                    let mut spent = 0;
+                    let answer: Result<(Result<Next, Failure>,), CallError> = code.measured(
+                        export,
+                        budget,
+                        job.entropy,
+                        abandoned,
+                        (&*job, history.as_slice()),
+                        &mut spent,
+                    );
+                    let answer = answer.and_then(|(answer,)| match answer {
+                        Ok(next) => checked(code, export, check::next(&next, code.limits()))
+                            .map(|()| Ok(next)),
+                        Err(failure) => Ok(Err(check::failure(failure))),
+                    });
+                    Ok((answer, spent))
+                })
+                .await;
+        called.unwrap_or_else(|refused| (Err(refused), 0))
     }
 
     /// Reads lines that a native program printed. `state` is what the last call for this run returned, 0 at first.

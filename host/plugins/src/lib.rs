@@ -12,34 +12,48 @@
 mod call;
 mod check;
 mod compiled;
+mod compiler;
 pub mod contract;
 mod cpu;
 mod describe;
 mod examine;
+mod failpoint;
 mod fault;
 mod folder;
 mod generation;
 mod grants;
 mod guests;
 mod inspect;
+mod kept;
 mod load;
 mod names;
+mod pipeline;
 mod policy;
 mod prepare;
 mod refusal;
 mod room;
 mod sandbox;
+mod serving;
 mod wasi;
 
 pub use call::FUEL_PER_MS;
 pub use compiled::CacheError;
+pub use compiler::{Compiler, compile_as_child, is_child};
 pub use contract::*;
 pub use examine::World;
+pub use failpoint::{VARIABLE as FAILPOINT, failpoint};
 pub use fault::{CallError, Fault};
 pub use generation::{Engine, Finisher, Generation, Identity, Router};
 pub use grants::{Asked, Grants, LimitValues, Limits, SecretGrant};
 pub use inspect::{InspectError, Inspection, Validated, inspect, validate};
+pub use kept::{Kept, KeptError};
 pub use load::{EmbeddedFile, LoadError, Loaded, Source, load};
+pub use pipeline::{
+    Compiled, Examined, Linked, Origin, Permitted, PluginSet, Print, Probed, ReadOnce, Signature,
+    Stored, Verified,
+};
 pub use policy::{Permissions, Policy, PolicyError};
-pub use refusal::{Refusal, Rule};
+pub use prepare::Plugged;
+pub use refusal::{Broken, Refusal, Rule};
 pub use sandbox::{Sandbox, SandboxError, SandboxOptions};
+pub use serving::Serving;

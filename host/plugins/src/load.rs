@@ -15,13 +15,14 @@ use tokio::task::JoinSet;
 use crate::folder::{Folder, ReadError, shown};
 use crate::generation::{Engine, Finisher, Generation, Router};
 use crate::names;
+use crate::pipeline::{Origin, ReadOnce};
 use crate::policy::{self, Policy, PolicyError};
-use crate::prepare::{Bytes, Candidate, Plugged, prepare, probe};
+use crate::prepare::{Bytes, Candidate, Plugged, Prepared, probe};
 use crate::refusal::{Broken, Refusal, Rule};
 use crate::sandbox::Sandbox;
 
 /// Plugins of one set.
-const MAX_PLUGINS: usize = 128;
+pub(crate) const MAX_PLUGINS: usize = 128;
 
 /// Where plugins come from.
 #[derive(Debug, Clone, Copy)]
@@ -98,9 +99,9 @@ pub enum LoadError {
 
 /// A set of files whose names and policy are known.
 pub(crate) struct Set {
-    place: String,
+    pub(crate) place: String,
     pub(crate) policy: Policy,
-    policy_bytes: Vec<u8>,
+    pub(crate) policy_bytes: Vec<u8>,
     pub(crate) files: Vec<Candidate>,
 }
 
@@ -159,7 +160,7 @@ pub(crate) fn read_folder(path: &Path) -> Result<Set, LoadError> {
     })
 }
 
-fn read_embedded(files: &[EmbeddedFile]) -> Result<Set, LoadError> {
+pub(crate) fn read_embedded(files: &[EmbeddedFile]) -> Result<Set, LoadError> {
     let place = "the built-in set".to_owned();
     let policy_file = files.iter().find(|file| file.name == policy::FILE);
     let policy_bytes = policy_file.map_or(&[][..], |file| file.bytes).to_vec();
@@ -188,7 +189,7 @@ fn parse_policy(place: &str, bytes: &[u8]) -> Result<Policy, LoadError> {
 }
 
 /// Refuses all files whose names differ by nothing but case: which of them is meant cannot be told, and on some systems they are one.
-fn unique(files: Vec<Candidate>) -> (Vec<Candidate>, Vec<Refusal>) {
+pub(crate) fn unique(files: Vec<Candidate>) -> (Vec<Candidate>, Vec<Refusal>) {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for file in &files {
         *counts.entry(file.file.to_lowercase()).or_default() += 1;
@@ -257,11 +258,27 @@ pub(crate) async fn plug(
     }
 }
 
-fn assemble(
+/// Takes a file up to the point where something of it would run. None when it is disabled.
+fn prepare(
+    sandbox: &Arc<Sandbox>,
+    policy: &Policy,
+    candidate: &Candidate,
+) -> Result<Option<Prepared>, Broken> {
+    let Some(read) = ReadOnce::of(policy, candidate)? else {
+        return Ok(None);
+    };
+    let Some(permitted) = read.unstored().verify(Origin::Operator)?.permit(policy)? else {
+        return Ok(None);
+    };
+    let linked = permitted.examine()?.compile(sandbox)?.link(sandbox)?;
+    Ok(Some(linked.0))
+}
+
+pub(crate) fn assemble(
     place: &str,
     policy: &Policy,
     policy_bytes: &[u8],
-    plugged: Vec<Plugged>,
+    plugged: impl IntoIterator<Item = Plugged>,
     refused: &[Refusal],
 ) -> Result<Generation, LoadError> {
     let mut engines: BTreeMap<String, Arc<Engine>> = BTreeMap::new();

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
 use wasmtime::Store;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
@@ -15,13 +14,11 @@ use crate::contract::{
     Progress, Provenance, Rejection, WorkerState,
 };
 use crate::describe;
-use crate::examine::{self, Anatomy, World};
+use crate::examine::{self, World};
 use crate::fault::CallError;
 use crate::folder::Folder;
 use crate::generation::{Engine, EngineExports, Finisher, Identity, Plugin, Router};
-use crate::grants::Asked;
 use crate::names;
-use crate::policy::Policy;
 use crate::refusal::{Broken, Rule};
 use crate::room::{MAX_MEMORIES, MAX_TABLE_ELEMENTS, MAX_TABLES, Room};
 use crate::sandbox::Sandbox;
@@ -41,62 +38,48 @@ pub(crate) enum Bytes {
 }
 
 /// A plugin that answered about itself.
-pub(crate) enum Plugged {
+#[derive(Debug, Clone)]
+pub enum Plugged {
+    /// Decides how a job is done.
     Engine(Arc<Engine>),
+    /// Decides who takes an offer.
     Router(Arc<Router>),
+    /// Works on products.
     Finisher(Arc<Finisher>),
+}
+
+impl Plugged {
+    /// Who it is.
+    pub fn identity(&self) -> &Identity {
+        match self {
+            Self::Engine(one) => one.identity(),
+            Self::Router(one) => one.identity(),
+            Self::Finisher(one) => one.identity(),
+        }
+    }
+
+    /// Which of the contract's worlds it lives in.
+    pub fn world(&self) -> World {
+        match self {
+            Self::Engine(_) => World::Engine,
+            Self::Router(_) => World::Router,
+            Self::Finisher(_) => World::Finisher,
+        }
+    }
+
+    /// It, where it is an engine.
+    pub fn engine(&self) -> Option<&Arc<Engine>> {
+        match self {
+            Self::Engine(one) => Some(one),
+            _ => None,
+        }
+    }
 }
 
 /// A plugin that was compiled and linked, and of which nothing has run yet.
 pub(crate) struct Prepared {
-    plugin: Plugin,
-    world: World,
-}
-
-/// Takes a file up to the point where something of it would run. None when it is disabled.
-pub(crate) fn prepare(
-    sandbox: &Arc<Sandbox>,
-    policy: &Policy,
-    candidate: &Candidate,
-) -> Result<Option<Prepared>, Broken> {
-    let name = stem(&candidate.file)?;
-    let given = policy.permissions(name);
-    if !given.enabled {
-        tracing::info!(target: "plugins", "{} is disabled in plugins.toml", candidate.file);
-        return Ok(None);
-    }
-    let limit = crate::grants::mib(given.file_mib);
-    let bytes = match &candidate.bytes {
-        Bytes::InFolder(folder, path) => &folder.read(path, limit)?[..],
-        Bytes::Embedded(bytes) => bytes,
-    };
-    let anatomy = Anatomy::read(bytes)?;
-    check_name(name, anatomy.name.as_deref())?;
-    let asked = Asked::parse(anatomy.grants)?;
-    let (world, interface) = anatomy.world(given.empty_wasi)?;
-    let (grants, limits) = asked.grant(name, &given)?;
-    let digest = hex::encode(Sha256::digest(bytes));
-    let component = component(sandbox, &digest, bytes)?;
-    check_counts(&component)?;
-    check_imports(&component)?;
-    let pre = link(sandbox, &component, given.empty_wasi)?;
-    let code = Code::new(sandbox, name, pre, &interface, limits).map_err(shape)?;
-    Ok(Some(Prepared {
-        plugin: Plugin {
-            identity: Identity {
-                name: name.to_owned(),
-                version: anatomy.version.unwrap_or_default(),
-                license: anatomy.license,
-                source: anatomy.source,
-                digest,
-                file: candidate.file.clone(),
-            },
-            grants,
-            settings: given.settings,
-            code: Arc::new(code),
-        },
-        world,
-    }))
+    pub(crate) plugin: Plugin,
+    pub(crate) world: World,
 }
 
 /// A file's stem, if it is a plugin's name.
@@ -121,7 +104,12 @@ pub(crate) fn check_name(stem: &str, inside: Option<&str>) -> Result<(), Broken>
     }
 }
 
-fn component(sandbox: &Sandbox, digest: &str, bytes: &[u8]) -> Result<Component, Broken> {
+/// The compiled form: sealed from before, else validated and compiled now.
+pub(crate) fn component(
+    sandbox: &Sandbox,
+    digest: &str,
+    bytes: &[u8],
+) -> Result<Component, Broken> {
     let engine = sandbox.engine();
     if let Some(component) = sandbox
         .cache
@@ -132,14 +120,14 @@ fn component(sandbox: &Sandbox, digest: &str, bytes: &[u8]) -> Result<Component,
         return Ok(component);
     }
     examine::validate(bytes)?;
-    let component = compiled::compile(engine, bytes)?;
+    let code = compiled::compile(engine, sandbox.compiler.as_ref(), bytes)?;
     if let Some(cache) = &sandbox.cache {
-        cache.store(digest, &component);
+        cache.store(digest, &code);
     }
-    Ok(component)
+    compiled::adopt(engine, &code)
 }
 
-fn check_counts(component: &Component) -> Result<(), Broken> {
+pub(crate) fn check_counts(component: &Component) -> Result<(), Broken> {
     let Some(needs) = component.resources_required() else {
         return Err(Rule::Imports
             .broken("imports a whole module or component; a plugin brings all its own"));
@@ -162,7 +150,7 @@ fn check_counts(component: &Component) -> Result<(), Broken> {
 }
 
 /// Behind the right names there may be more than the contract has.
-fn check_imports(component: &Component) -> Result<(), Broken> {
+pub(crate) fn check_imports(component: &Component) -> Result<(), Broken> {
     let engine = component.engine();
     for (name, import) in component.component_type().imports(engine) {
         if name.starts_with("wasi:") {
@@ -190,7 +178,7 @@ fn check_imports(component: &Component) -> Result<(), Broken> {
     Ok(())
 }
 
-fn link(
+pub(crate) fn link(
     sandbox: &Sandbox,
     component: &Component,
     empty_wasi: bool,
@@ -207,7 +195,7 @@ fn link(
     })
 }
 
-fn shape(wrong: WrongShape) -> Broken {
+pub(crate) fn shape(wrong: WrongShape) -> Broken {
     Rule::Shape.broken(wrong.0)
 }
 

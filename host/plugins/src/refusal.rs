@@ -32,6 +32,10 @@ pub enum Rule {
     Readable,
     /// It is within its size.
     FileSize,
+    /// It can be stored under its digest.
+    Stored,
+    /// It is signed as its origin requires.
+    Signature,
     /// A binary component: not text, not a core module, not something else.
     Component,
     /// Well-formed and valid.
@@ -58,6 +62,10 @@ pub enum Rule {
     Probe,
     /// What it says about itself is sensible and within its grants.
     Description,
+    /// It takes the place of a plugin of the same world.
+    SameWorld,
+    /// On the last jobs it does no worse than what it replaces.
+    Shadow,
 }
 
 impl Rule {
@@ -69,6 +77,8 @@ impl Rule {
             Self::RegularFile => "regular-file",
             Self::Readable => "readable",
             Self::FileSize => "file-size",
+            Self::Stored => "stored",
+            Self::Signature => "signature",
             Self::Component => "component",
             Self::WellFormed => "well-formed",
             Self::Metadata => "metadata",
@@ -82,11 +92,13 @@ impl Rule {
             Self::Shape => "shape",
             Self::Probe => "probe",
             Self::Description => "description",
+            Self::SameWorld => "same-world",
+            Self::Shadow => "shadow",
         }
     }
 
     /// This rule, broken as `detail` says.
-    pub(crate) fn broken(self, detail: impl Into<String>) -> Broken {
+    pub fn broken(self, detail: impl Into<String>) -> Broken {
         Broken {
             rule: self,
             detail: detail.into(),
@@ -102,13 +114,16 @@ impl fmt::Display for Rule {
 
 /// A broken rule, before it is known of which file.
 #[derive(Debug)]
-pub(crate) struct Broken {
-    pub(crate) rule: Rule,
-    pub(crate) detail: String,
+pub struct Broken {
+    /// The rule.
+    pub rule: Rule,
+    /// What about the file broke it.
+    pub detail: String,
 }
 
 impl Broken {
-    pub(crate) fn by(self, file: &str) -> Refusal {
+    /// Says of which file.
+    pub fn by(self, file: &str) -> Refusal {
         Refusal {
             file: crate::names::one_line(file, 128),
             rule: self.rule,

@@ -11,6 +11,7 @@ use wasmtime::{
 };
 
 use crate::compiled::{Cache, CacheError};
+use crate::compiler::Compiler;
 use crate::contract::Level;
 use crate::guests::Guests;
 use crate::room::{MAX_INSTANCES, MAX_MEMORIES, MAX_TABLE_ELEMENTS, MAX_TABLES, Room};
@@ -36,6 +37,8 @@ const LOG_FUEL_PER_BYTE: u64 = 1;
 pub struct SandboxOptions {
     /// Where compiled plugins are kept between runs; none compiles them at each start.
     pub cache_dir: Option<PathBuf>,
+    /// Compiles in child processes; none compiles in this one, which is for tests and tools.
+    pub compiler: Option<Compiler>,
     /// Threads that guests run on. One job uses one; a second serves readers of progress meanwhile.
     pub guest_threads: NonZeroUsize,
 }
@@ -44,6 +47,7 @@ impl Default for SandboxOptions {
     fn default() -> Self {
         Self {
             cache_dir: None,
+            compiler: None,
             guest_threads: NonZeroUsize::MIN.saturating_add(1),
         }
     }
@@ -75,6 +79,7 @@ pub struct Sandbox {
     linker: Linker<Room>,
     pub(crate) guests: Guests,
     pub(crate) cache: Option<Cache>,
+    pub(crate) compiler: Option<Compiler>,
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -102,6 +107,7 @@ impl Sandbox {
             linker,
             guests,
             cache,
+            compiler: options.compiler,
         }))
     }
 
@@ -113,6 +119,13 @@ impl Sandbox {
     pub(crate) fn linker(&self) -> &Linker<Room> {
         &self.linker
     }
+}
+
+/// An engine that makes the same code and reserves no memory for instances: for processes that only compile.
+pub(crate) fn compiling_engine() -> wasmtime::Result<Engine> {
+    let mut config = config(NonZeroUsize::MIN);
+    config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+    Engine::new(&config)
 }
 
 fn config(threads: NonZeroUsize) -> Config {
@@ -188,4 +201,22 @@ fn log_linker(engine: &Engine) -> wasmtime::Result<Linker<Room>> {
         },
     )?;
     Ok(linker)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+
+    use super::*;
+
+    #[test]
+    fn what_a_child_compiles_fits_this_engine() {
+        let of = |engine: &Engine| {
+            let mut hasher = DefaultHasher::new();
+            engine.precompile_compatibility_hash().hash(&mut hasher);
+            hasher.finish()
+        };
+        let own = Engine::new(&config(NonZeroUsize::MIN)).unwrap();
+        assert_eq!(of(&own), of(&compiling_engine().unwrap()));
+    }
 }

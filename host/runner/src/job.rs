@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use worker_delivery::{Delivered, KeepError, Kept, MediaContent, Payload, Product};
 use worker_files::JobFiles;
-use worker_plugins::contract::{Failure, Finished, Job, Next, Outcome, Provenance};
+use worker_plugins::contract::{Effect, Failure, Finished, Job, Next, Outcome, Provenance};
 use worker_plugins::{CallError, Engine, Generation};
 use worker_wire::{Claim, StudioLink, WorkerFrame};
 
@@ -20,6 +20,7 @@ use crate::journal::Journal;
 use crate::offers::Shared;
 use crate::provision::provide_for_job;
 use crate::slot::{Reservation, StopReason};
+use crate::witness::{JobEnd, JobReport};
 
 /// Longest error text that goes to the studio, in bytes. Longer texts have broken dashboards.
 const MAX_ERROR_TEXT: usize = 2000;
@@ -108,6 +109,10 @@ pub(crate) struct JobRun {
     journal: Journal,
     stage: Stage,
     subject: String,
+    /// Set once a program, call or request was started: the job cannot begin anew after that.
+    touched: bool,
+    /// What the engine asked for that no plugin may ask for.
+    invalid: Option<String>,
 }
 
 impl JobRun {
@@ -131,6 +136,8 @@ impl JobRun {
             journal,
             stage,
             subject,
+            touched: false,
+            invalid: None,
         }
     }
 
@@ -144,7 +151,22 @@ impl JobRun {
         }
         let started = Instant::now();
         let mut files = None;
-        let produced = self.produce(&mut files).await;
+        let mut produced = self.produce(&mut files).await;
+        if let Some((generation, engine)) = self.another_try(&produced).await {
+            let plugin = &engine.identity().name;
+            let told = format!("once more on the previous version of plugin `{plugin}`");
+            self.shared
+                .reporter
+                .info(Some(&self.claim.job_id), told.clone());
+            (self.generation, self.engine) = (generation, engine);
+            self.journal.write("again", self.opening());
+            if let Some(files) = files.take() {
+                files.remove().await;
+            }
+            produced = self.produce(&mut files).await;
+            // Whoever watches hears of this end too; a third try there is not.
+            let _ = self.another_try(&produced).await;
+        }
         let (servers, id) = (&self.shared.servers, self.claim.job_id.as_str());
         if self.reservation.cancel.is_cancelled() {
             servers.job_stopped(id).await;
@@ -191,6 +213,61 @@ impl JobRun {
             .write("delivered", json!(format!("{delivered:?}")));
         self.enter(Stage::Ended);
         true
+    }
+
+    /// Tells how the job ended; gives what to run it on once more, where a new plugin broke before anything was started.
+    async fn another_try(
+        &mut self,
+        produced: &Result<Ready, JobError>,
+    ) -> Option<(Arc<Generation>, Arc<Engine>)> {
+        let name = self.engine.identity().name.clone();
+        let own = || name.clone();
+        let end = match produced {
+            Ok(_) => JobEnd::Done,
+            Err(JobError::Failed(failure)) => JobEnd::Failed {
+                message: failure.message.clone(),
+            },
+            Err(JobError::Finish(FinishError::Refused { message, .. })) => JobEnd::Failed {
+                message: message.clone(),
+            },
+            Err(JobError::Fault(fault) | JobError::Finish(FinishError::Fault(fault))) => {
+                JobEnd::Fault(fault.clone())
+            }
+            Err(
+                error @ (JobError::TooManySteps { .. }
+                | JobError::NothingAsked { .. }
+                | JobError::Finish(FinishError::Unusable(_))),
+            ) => JobEnd::Invalid {
+                plugin: own(),
+                what: error.to_string(),
+            },
+            Err(
+                JobError::Scratch(_)
+                | JobError::Entropy(_)
+                | JobError::Cancelled
+                | JobError::Shutdown,
+            ) => JobEnd::Other,
+        };
+        let end = match self.invalid.take() {
+            Some(what) => JobEnd::Invalid {
+                plugin: own(),
+                what,
+            },
+            None => end,
+        };
+        let report = JobReport {
+            generation: self.generation.clone(),
+            engine: Some(self.engine.clone()),
+            programs: self.shared.programs.used_by(&self.engine),
+            end,
+            untouched: !self.touched
+                && !self.link.ended()
+                && !self.reservation.cancel.is_cancelled(),
+        };
+        let before = self.shared.witness.ended(report).await?;
+        let engine = before.engine(&own())?.clone();
+        let there = self.shared.programs.all_there(&engine);
+        there.then_some((before, engine))
     }
 
     fn opening(&self) -> serde_json::Value {
@@ -240,6 +317,7 @@ impl JobRun {
     async fn steps(&mut self, files: &mut Option<JobFiles>) -> Result<Ready, JobError> {
         self.provide_programs().await?;
         let job = &Arc::new(self.job()?);
+        self.journal.write("job", self.journal.job(job));
         self.enter(Stage::Stepping);
         self.subject = self.engine.subject(job).await?;
         let finished = self.step_until_finished(job, files).await?;
@@ -307,6 +385,12 @@ impl JobRun {
                 Ok(Next::Perform(effects)) => effects,
                 Err(failure) => return Err(JobError::Failed(failure)),
             };
+            if let Some(backend) = undeclared(&self.engine, &effects) {
+                self.invalid = Some(format!(
+                    "it asked for the program `{backend}`, which it never declared"
+                ));
+            }
+            self.touched |= effects.iter().any(starts_something);
             self.enter(Stage::Performing);
             for effect in &effects {
                 self.journal.write(
@@ -473,6 +557,28 @@ impl JobRun {
             })
             .await;
     }
+}
+
+/// Whether an effect begins something outside of this worker that beginning anew would begin twice.
+fn starts_something(effect: &Effect) -> bool {
+    match effect {
+        Effect::Run(_) | Effect::Call(_) | Effect::Http(_) | Effect::Other(_) => true,
+        Effect::Fetch(_) | Effect::Read(_) | Effect::Write(_) | Effect::Wait(_) => false,
+    }
+}
+
+/// The first program asked for that the engine never declared.
+pub(crate) fn undeclared(engine: &Engine, effects: &[Effect]) -> Option<String> {
+    let declared = &engine.description().backends;
+    let asked = effects.iter().filter_map(|effect| match effect {
+        Effect::Run(command) => Some(&command.backend),
+        Effect::Call(call) => Some(&call.backend),
+        _ => None,
+    });
+    asked
+        .filter(|name| !declared.iter().any(|backend| backend.name == **name))
+        .map(|name| name.chars().take(64).collect())
+        .next()
 }
 
 /// An effect ends what it started within a bounded grace; a guest call is bounded by its own limits. This is the

@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use worker_plugins::contract::{Command, Effect, Outcome, Part};
+use worker_plugins::contract::{Command, Effect, Job, Outcome, Part};
 use worker_wire::{JobId, timestamp};
 
 /// Journals kept. More only takes disk; fewer leaves less to look back at.
@@ -25,6 +25,15 @@ const WHOLE_TEXT: usize = 64 * 1024;
 
 /// Longest run of bytes kept whole.
 const WHOLE_BYTES: usize = 4 * 1024;
+
+/// Folder, in that of the journals, of bytes kept by digest.
+pub(crate) const BLOBS: &str = "by-digest";
+
+/// Longest run of bytes kept by digest; longer ones make their journal one that cannot be replayed.
+pub(crate) const MAX_BLOB: usize = 1 << 20;
+
+/// Bytes kept by digest in all; the oldest go first.
+const KEPT_BLOBS: u64 = 64 << 20;
 
 /// Jobs between two prunings.
 const PRUNE_EVERY: u32 = 50;
@@ -56,6 +65,8 @@ impl JournalStore {
         };
         fs::create_dir_all(dir).map_err(failed)?;
         private_dir(dir).map_err(failed)?;
+        fs::create_dir_all(dir.join(BLOBS)).map_err(failed)?;
+        private_dir(&dir.join(BLOBS)).map_err(failed)?;
         let store = Self {
             dir: dir.to_owned(),
             prompts,
@@ -89,13 +100,36 @@ impl JournalStore {
         Journal {
             file,
             started: Instant::now(),
+            blobs: self.dir.join(BLOBS),
             prompts: self.prompts,
             broken: false,
         }
     }
 
+    /// Removes the oldest bytes kept by digest beyond their bound.
+    fn prune_blobs(&self) {
+        let entries = fs::read_dir(self.dir.join(BLOBS)).into_iter().flatten();
+        let mut files: Vec<(SystemTime, PathBuf, u64)> = entries
+            .flatten()
+            .filter_map(|entry| {
+                let meta = entry.metadata().ok()?;
+                Some((meta.modified().ok()?, entry.path(), meta.len()))
+            })
+            .collect();
+        files.sort();
+        let mut bytes = 0u64;
+        for (_, path, size) in files.iter().rev() {
+            bytes = bytes.saturating_add(*size);
+            if bytes > KEPT_BLOBS {
+                // It only takes space, and is tried again at the next pruning.
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+
     /// Removes the oldest journals beyond the bounds.
     fn prune(&self) {
+        self.prune_blobs();
         let Ok(entries) = fs::read_dir(&self.dir) else {
             return;
         };
@@ -133,6 +167,7 @@ fn private_dir(_: &Path) -> std::io::Result<()> {
 pub struct Journal {
     file: Option<File>,
     started: Instant,
+    blobs: PathBuf,
     prompts: bool,
     broken: bool,
 }
@@ -143,6 +178,7 @@ impl Journal {
         Self {
             file: None,
             started: Instant::now(),
+            blobs: PathBuf::new(),
             prompts: false,
             broken: false,
         }
@@ -178,6 +214,38 @@ impl Journal {
         }
     }
 
+    /// The job as its engine sees it, for replaying. What programs print about themselves is kept once, by digest.
+    pub fn job(&self, job: &Job) -> Value {
+        if !self.prompts {
+            return json!({ "leftOut": "`prompts_in_journal` is off" });
+        }
+        let mut value = serde_json::to_value(job).unwrap_or(Value::Null);
+        for (name, document) in [("task", &job.task), ("model_source", &job.model_source)] {
+            if let Some(slot) = value.get_mut(name) {
+                *slot = redact(serde_json::from_str(document).unwrap_or(Value::Null));
+            }
+        }
+        let backends = value.get_mut("backends").and_then(Value::as_array_mut);
+        for backend in backends.into_iter().flatten() {
+            let probes = backend.get_mut("probes").and_then(Value::as_array_mut);
+            for probe in probes.into_iter().flatten() {
+                let text = probe.as_str().unwrap_or_default().to_owned();
+                *probe = self.kept(text.as_bytes());
+            }
+        }
+        value
+    }
+
+    /// Keeps bytes by digest, where there is room, and names them.
+    fn kept(&self, bytes: &[u8]) -> Value {
+        if bytes.len() <= MAX_BLOB && self.prompts {
+            let path = self.blobs.join(digest(bytes));
+            // Without it this journal cannot be replayed; that is counted there.
+            let _ = keep(&path, bytes);
+        }
+        digest_of(bytes)
+    }
+
     /// An effect as the journal keeps it. Bytes that it carries are told by length and digest before anything is made of
     /// them: as JSON they would take many times their size.
     pub fn effect(&self, effect: &Effect) -> Value {
@@ -209,7 +277,7 @@ impl Journal {
     pub fn outcome(&self, outcome: &Outcome) -> Value {
         match outcome {
             Outcome::Bytes(bytes) if bytes.len() > WHOLE_BYTES => {
-                json!({ "Bytes": digest_of(bytes) })
+                json!({ "Bytes": self.kept(bytes) })
             }
             other => self.value(other),
         }
@@ -234,7 +302,37 @@ fn part(part: &Part) -> Value {
 }
 
 fn digest_of(bytes: &[u8]) -> Value {
-    json!({ "sha256": hex::encode(Sha256::digest(bytes)), "bytes": bytes.len() })
+    json!({ "sha256": digest(bytes), "bytes": bytes.len() })
+}
+
+/// SHA-256 in hexadecimal.
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// Which kind of effect a JSON effect is: the name of its case.
+pub(crate) fn kind_of(effect: &Value) -> String {
+    let name = effect.as_object().and_then(|map| map.keys().next());
+    name.cloned().unwrap_or_default()
+}
+
+/// A value with its long parts told by digest, for comparing and showing.
+pub(crate) fn short(value: Value) -> Value {
+    redact(value)
+}
+
+/// Writes a file that is named by its content, whole or not at all. One that is there is left as it is.
+fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let partial = path.with_extension("partial");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(&partial)?.write_all(bytes)?;
+    fs::rename(partial, path)
 }
 
 /// Takes queries and user info out of URLs and shortens what is too long.
@@ -338,10 +436,10 @@ mod tests {
         journal.write("effect", journal.value(&json!({"text": "a secret koi"})));
         let file = fs::read_dir(dir.path())
             .unwrap()
-            .next()
-            .unwrap()
-            .unwrap()
-            .path();
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| path.is_file())
+            .unwrap();
         let text = fs::read_to_string(file).unwrap();
         assert_eq!(text.lines().count(), 2);
         assert!(!text.contains("koi"), "{text}");
@@ -354,7 +452,14 @@ mod tests {
             fs::write(dir.path().join(format!("{n:013}-j.jsonl")), "{}").unwrap();
         }
         JournalStore::open(dir.path(), true).unwrap();
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), KEPT_FILES);
+        assert_eq!(
+            fs::read_dir(dir.path())
+                .unwrap()
+                .flatten()
+                .filter(|entry| entry.path().is_file())
+                .count(),
+            KEPT_FILES
+        );
         assert!(
             !dir.path().join("0000000000000-j.jsonl").exists(),
             "the oldest go first"

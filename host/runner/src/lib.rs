@@ -14,9 +14,11 @@ mod plan;
 mod programs;
 mod provision;
 mod pull;
+pub mod replay;
 mod report;
 mod secrets;
 mod slot;
+mod witness;
 
 pub use capabilities::MachineFacts;
 pub use effects::ProgramRules;
@@ -28,3 +30,4 @@ pub use pull::{Model, Telling, models};
 pub use report::{LogSink, Reporter};
 pub use secrets::PluginSecrets;
 pub use slot::{CurrentJob, RESERVED, StopReason};
+pub use witness::{Again, JobEnd, JobReport, NoWitness, Witness};

@@ -3,15 +3,15 @@
 //! The router plugin decides. The host refuses by itself only what no policy may do: a job while paused or while
 //! stopping, a second job, an engine that is not there.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use worker_delivery::Delivery;
 use worker_egress::Egress;
 use worker_files::{ModelCache, ScratchRoot};
-use worker_plugins::contract::{Candidate, WorkerState};
-use worker_plugins::{Engine, Generation};
+use worker_plugins::contract::{Candidate, Rejection, WorkerState};
+use worker_plugins::{CallError, Engine, Generation, Serving};
 use worker_servers::Servers;
 use worker_wire::{Capabilities, Claim, JobId, StudioLink, WorkerFrame, reject};
 
@@ -23,6 +23,7 @@ use crate::programs::Programs;
 use crate::report::{LogSink, Reporter};
 use crate::secrets::PluginSecrets;
 use crate::slot::{CurrentJob, Slot, StopReason};
+use crate::witness::{JobEnd, JobReport, Witness};
 
 /// How long an offer waits for a result that is being handed over. The studio may offer the next job before the
 /// answer to an upload has been read; shorter would turn such offers away, longer would hold up the studio.
@@ -34,7 +35,9 @@ const DRAINING_TEXT: &str = "worker is busy stopping";
 /// What the runner works with.
 pub struct RunnerParts {
     /// The plugins.
-    pub generation: Arc<Generation>,
+    pub serving: Arc<Serving>,
+    /// Hears how jobs end.
+    pub witness: Arc<dyn Witness>,
     /// The native programs that they declared.
     pub programs: Arc<Programs>,
     /// Where jobs keep their files.
@@ -95,7 +98,8 @@ pub enum OfferAnswer {
 
 /// All that a job needs from the worker.
 pub(crate) struct Shared {
-    pub(crate) generation: RwLock<Arc<Generation>>,
+    pub(crate) serving: Arc<Serving>,
+    pub(crate) witness: Arc<dyn Witness>,
     pub(crate) programs: Arc<Programs>,
     pub(crate) scratch: ScratchRoot,
     pub(crate) cache: Arc<ModelCache>,
@@ -120,7 +124,8 @@ impl Runner {
     /// A runner with an empty slot.
     pub fn new(parts: RunnerParts) -> Self {
         Self(Arc::new(Shared {
-            generation: RwLock::new(parts.generation),
+            serving: parts.serving,
+            witness: parts.witness,
             programs: parts.programs,
             scratch: parts.scratch,
             cache: parts.cache,
@@ -140,11 +145,7 @@ impl Runner {
 
     /// The plugins that serve now.
     pub fn generation(&self) -> Arc<Generation> {
-        self.0
-            .generation
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.serving.current()
     }
 
     /// Decides about an offer; the session tells the outcome. The plugins are taken once, here, and stay the job's to its end.
@@ -196,29 +197,75 @@ impl Runner {
         self.takes_jobs()?;
         self.0.slot.settle(HAND_OVER).await;
         let generation = self.generation();
-        let mut routed = self.route(&generation, claim).await;
+        match self.route_with_room(&generation, claim).await {
+            Ok(routed) => self.routed(generation, routed),
+            Err(fault) => match self.router_broke(&generation, &fault).await {
+                // The router before it decides; should it break as well, that is the answer.
+                Some(before) => {
+                    let routed = self.route(&before, claim).await;
+                    self.routed(before, routed.map_err(broken)?)
+                }
+                None => Err(broken(fault)),
+            },
+        }
+    }
+
+    /// What the router says; where it lacks memory that idle servers hold, they go, and it is measured again.
+    async fn route_with_room(
+        &self,
+        generation: &Generation,
+        claim: &Claim,
+    ) -> Result<Result<String, Rejection>, CallError> {
+        let routed = self.route(generation, claim).await;
         let lacks_memory =
             matches!(&routed, Ok(Err(rejection)) if rejection.code == reject::INSUFFICIENT_MEMORY);
-        if lacks_memory && self.fits_when_empty(claim) && !self.0.servers.list().is_empty() {
-            // What idle servers hold is not lost to an offer: they go, and it is measured again.
-            self.0
-                .servers
-                .release_memory(None, || async { false })
-                .await;
-            routed = self.route(&generation, claim).await;
+        if !lacks_memory || !self.fits_when_empty(claim) || self.0.servers.list().is_empty() {
+            return routed;
         }
+        self.0
+            .servers
+            .release_memory(None, || async { false })
+            .await;
+        self.route(generation, claim).await
+    }
+
+    async fn route(
+        &self,
+        generation: &Generation,
+        claim: &Claim,
+    ) -> Result<Result<String, Rejection>, CallError> {
+        let candidates = self.candidates(generation);
+        let state = self.worker_state(generation).await;
+        let router = generation.router();
+        router.route(&claim.raw, candidates, state).await
+    }
+
+    async fn router_broke(
+        &self,
+        generation: &Arc<Generation>,
+        fault: &CallError,
+    ) -> Option<Arc<Generation>> {
+        let report = JobReport {
+            generation: generation.clone(),
+            engine: None,
+            programs: Vec::new(),
+            end: JobEnd::Fault(fault.clone()),
+            untouched: true,
+        };
+        self.0.witness.ended(report).await
+    }
+
+    fn routed(
+        &self,
+        generation: Arc<Generation>,
+        routed: Result<String, Rejection>,
+    ) -> Result<(Arc<Generation>, Arc<Engine>), Turned> {
         let name = match routed {
-            Ok(Ok(name)) => name,
-            Ok(Err(rejection)) => {
+            Ok(name) => name,
+            Err(rejection) => {
                 return Err(Turned {
                     code: rejection.code,
                     reason: rejection.reason,
-                });
-            }
-            Err(fault) => {
-                return Err(Turned {
-                    code: reject::PLUGIN_FAULT.to_owned(),
-                    reason: fault.to_string(),
                 });
             }
         };
@@ -232,20 +279,6 @@ impl Runner {
                 ),
             })?;
         Ok((generation, engine))
-    }
-
-    async fn route(
-        &self,
-        generation: &Generation,
-        claim: &Claim,
-    ) -> Result<Result<String, worker_plugins::contract::Rejection>, worker_plugins::CallError>
-    {
-        let candidates = self.candidates(generation);
-        let state = self.worker_state(generation).await;
-        generation
-            .router()
-            .route(&claim.raw, candidates, state)
-            .await
     }
 
     /// Whether the operator takes jobs of this size at all.
@@ -384,6 +417,13 @@ async fn watch(
         };
         // Where the session is over, the studio has taken the job back already.
         let _ = link.send(frame).await;
+    }
+}
+
+fn broken(fault: CallError) -> Turned {
+    Turned {
+        code: reject::PLUGIN_FAULT.to_owned(),
+        reason: fault.to_string(),
     }
 }
 

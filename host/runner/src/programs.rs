@@ -60,7 +60,8 @@ impl fmt::Display for MissingProgram {
 
 type Found = Result<ProgramState, MissingProgram>;
 
-/// Every declared program, by plugin and backend name.
+/// Every declared program, by the plugin's digest and the backend's name: two versions of a plugin may declare different
+/// ones, and both serve while the older has a job.
 pub struct Programs {
     models_root: PathBuf,
     machine: Machine,
@@ -106,10 +107,10 @@ impl Programs {
     pub async fn discover(&self, generation: &Generation) {
         for engine in generation.engines() {
             for backend in &engine.description().backends {
-                let key = (engine.identity().name.clone(), backend.name.clone());
+                let key = (engine.identity().digest.clone(), backend.name.clone());
                 let known = self.read(&key);
                 let found = self.look(engine, backend).await;
-                tell(&key.0, backend, known.as_ref(), &found);
+                tell(&engine.identity().name, backend, known.as_ref(), &found);
                 self.keep(key, found);
             }
         }
@@ -160,7 +161,7 @@ impl Programs {
 
     async fn look_again(&self, engine: &Engine) {
         for backend in &engine.description().backends {
-            let key = (engine.identity().name.clone(), backend.name.clone());
+            let key = (engine.identity().digest.clone(), backend.name.clone());
             let known = self.read(&key);
             let found = self.look(engine, backend).await;
             tell(&key.0, backend, known.as_ref(), &found);
@@ -296,7 +297,7 @@ impl Programs {
 
     /// A backend of an engine.
     pub fn get(&self, engine: &Engine, backend: &str) -> Found {
-        self.read(&(engine.identity().name.clone(), backend.to_owned()))
+        self.read(&(engine.identity().digest.clone(), backend.to_owned()))
             .unwrap_or_else(|| {
                 Err(MissingProgram {
                     program: backend.to_owned(),

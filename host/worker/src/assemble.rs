@@ -14,10 +14,10 @@ use worker_delivery::{Delivery, Event, Severity, Spool};
 use worker_egress::{Credential, Egress};
 use worker_files::{ModelCache, ScratchRoot};
 use worker_plugins::contract::Platform;
-use worker_plugins::{Generation, Loaded, Sandbox, SandboxOptions, Source};
+use worker_plugins::{Loaded, Sandbox, SandboxOptions, Serving, Source};
 use worker_runner::{
     JournalStore, MachineFacts, PluginSecrets, ProgramRules, Programs, Runner, RunnerParts,
-    RunnerSettings,
+    RunnerSettings, Witness,
 };
 use worker_servers::Servers;
 use worker_session::{Identity, IdentityStore, LogShipper, SaveError};
@@ -36,6 +36,7 @@ const GUEST_THREADS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
 pub(crate) fn sandbox(paths: &Paths) -> Result<Arc<Sandbox>, Failure> {
     let options = SandboxOptions {
         cache_dir: Some(paths.compiled.clone()),
+        compiler: Some(worker_plugins::Compiler::this_program()?),
         guest_threads: GUEST_THREADS,
     };
     Ok(Sandbox::new(options)?)
@@ -50,13 +51,36 @@ pub(crate) async fn load(sandbox: &Arc<Sandbox>, folder: Option<&Path>) -> Resul
     Ok(worker_plugins::load(sandbox, source).await?)
 }
 
+/// Decides which plugins serve, from the folder or from those embedded.
+pub(crate) fn swap_options(
+    paths: &Paths,
+    sandbox: &Arc<Sandbox>,
+    folder: Option<&Path>,
+    programs: Option<Arc<Programs>>,
+) -> Result<worker_swap::Options, Failure> {
+    let place = match folder {
+        Some(folder) => worker_swap::Place::Folder(std::path::absolute(folder)?),
+        None => worker_swap::Place::Embedded,
+    };
+    let state = paths.state.join("plugins");
+    std::fs::create_dir_all(&state)?;
+    Ok(worker_swap::Options {
+        place,
+        embedded: embedded::FILES,
+        state,
+        journals: paths.journal.clone(),
+        sandbox: sandbox.clone(),
+        programs,
+    })
+}
+
 /// The studio to serve, the embedded one where none is configured, and the identity that goes with it.
 pub(crate) async fn studio(
     paths: &Paths,
     settings: &Settings,
     url: &str,
     token: &Secret,
-    generation: &Arc<Generation>,
+    serving: &Arc<Serving>,
 ) -> Result<(ApiBase, Option<Arc<Studio>>, Arc<StoredAt>), Failure> {
     match &settings.studio {
         Configured::Remote(base) => {
@@ -70,7 +94,7 @@ pub(crate) async fn studio(
                 approve: Approval::OwnInstall,
                 limits: worker_studio::Limits::default(),
                 timing: worker_studio::Timing::default(),
-                compose: Arc::new(EngineComposer(generation.clone())),
+                compose: Arc::new(EngineComposer(serving.clone())),
             };
             let studio = Studio::open(options).await?;
             let file = IdentityFile::embedded(&paths.embedded_identity);
@@ -120,7 +144,8 @@ fn ship(log: &LogShipper, event: &Event) {
 pub(crate) async fn runner(
     paths: &Paths,
     settings: &Settings,
-    generation: Arc<Generation>,
+    serving: Arc<Serving>,
+    witness: Arc<dyn Witness>,
     programs: Arc<Programs>,
     delivery: Arc<Delivery>,
     log: &LogShipper,
@@ -129,7 +154,8 @@ pub(crate) async fn runner(
     let log = log.clone();
     let network = Network::load(&paths.config)?;
     Ok(Runner::new(RunnerParts {
-        generation,
+        serving,
+        witness,
         programs,
         scratch: ScratchRoot::open(&paths.scratch)?,
         cache: Arc::new(cache(settings)?),

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use worker_plugins::{Engine, Generation};
+use worker_plugins::{Engine, Generation, Serving};
 use worker_studio::{Compose, ComposeError, ComposeFuture, Composed};
 
-/// Composes through the engines of one generation.
-pub(crate) struct EngineComposer(pub(crate) Arc<Generation>);
+/// Composes through the engines that serve at the moment.
+pub(crate) struct EngineComposer(pub(crate) Arc<Serving>);
 
 impl Compose for EngineComposer {
     fn compose(
@@ -17,7 +17,7 @@ impl Compose for EngineComposer {
         model: Option<String>,
         options: Value,
     ) -> ComposeFuture {
-        let generation = self.0.clone();
+        let generation = self.0.current();
         Box::pin(async move { compose(&generation, kind, text, model, options).await })
     }
 }

@@ -10,9 +10,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
-use worker_plugins::{Generation, Refusal};
+use worker_plugins::Generation;
 use worker_runner::{MissingProgram, Programs, Runner};
 use worker_session::States;
+use worker_swap::Swapper;
 use worker_wire::timestamp;
 
 use crate::VERSION;
@@ -21,7 +22,7 @@ use crate::VERSION;
 pub(crate) struct Control {
     pub(crate) runner: Runner,
     pub(crate) programs: Arc<Programs>,
-    pub(crate) refused: Vec<Refusal>,
+    pub(crate) swapper: Arc<Swapper>,
     pub(crate) states: States,
     pub(crate) config_path: PathBuf,
     pub(crate) models_root: PathBuf,
@@ -49,6 +50,8 @@ pub(crate) fn guarded_routes(control: Arc<Control>) -> Router {
         .route("/daemon/pause", post(pause))
         .route("/daemon/resume", post(resume))
         .route("/daemon/shutdown", post(shutdown))
+        .route("/daemon/plugins/history", get(crate::swapping::history))
+        .route("/daemon/plugins/{action}", post(crate::swapping::act))
         .with_state(control)
 }
 
@@ -78,11 +81,12 @@ async fn shutdown(State(control): State<Arc<Control>>) -> (StatusCode, Json<Valu
 }
 
 async fn status(State(control): State<Arc<Control>>) -> Json<Value> {
-    Json(control.status())
+    Json(control.status().await)
 }
 
 impl Control {
-    fn status(&self) -> Value {
+    async fn status(&self) -> Value {
+        let swap = self.swapper.told().await;
         let generation = self.runner.generation();
         let registration = self.states.registration().borrow().clone();
         let session = self.states.session().borrow().clone();
@@ -124,8 +128,9 @@ impl Control {
                 "busy": server.busy,
             })).collect::<Vec<_>>(),
             "generation": generation.id(),
-            "plugins": describe_plugins(&generation, &self.programs),
-            "refused": self.refused.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "plugins": with_states(describe_plugins(&generation, &self.programs), &swap),
+            "refused": swap.get("refused"),
+            "swap": swap,
         })
     }
 }
@@ -168,6 +173,29 @@ pub(crate) fn describe_plugins(generation: &Generation, programs: &Programs) -> 
             .chain(finishers)
             .map(|(role, identity)| Value::Object(plugin_entry(role, identity))),
     );
+    listed
+}
+
+/// Puts the state of the swap in: `active` or `probation`, pinned or not, and what served before.
+pub(crate) fn with_states(mut listed: Vec<Value>, swap: &Value) -> Vec<Value> {
+    for plugin in &mut listed {
+        let name = plugin
+            .get("name")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let told = swap
+            .get("states")
+            .and_then(|states| states.get(name))
+            .cloned();
+        let (Some(Value::Object(told)), Some(plugin)) = (told, plugin.as_object_mut()) else {
+            continue;
+        };
+        for key in ["state", "jobsLeft", "pinned", "previous"] {
+            if let Some(value) = told.get(key).filter(|value| !value.is_null()) {
+                plugin.insert(key.to_owned(), value.clone());
+            }
+        }
+    }
     listed
 }
 

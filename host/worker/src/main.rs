@@ -16,6 +16,7 @@ mod output;
 mod side;
 mod signals;
 mod studio;
+mod swapping;
 mod worker;
 
 use std::process::ExitCode;
@@ -28,6 +29,10 @@ use crate::cli::{Command, Failure, Invocation, Output, Plugins};
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 fn main() -> ExitCode {
+    // Compiling is done in a child of this program, which does that and nothing else.
+    if worker_plugins::is_child(std::env::args_os().nth(1).as_deref()) {
+        return worker_plugins::compile_as_child();
+    }
     let invocation = match cli::invocation(std::env::args_os()) {
         Ok(invocation) => invocation,
         Err(usage) => usage.exit(),
@@ -115,6 +120,21 @@ async fn dispatch(command: Command, paths: Paths, settings: Settings) -> Result<
         Command::Doctor { plugins, json } => {
             let output = &mut Output::standard();
             commands::doctor::run(&paths, &settings, plugins.as_deref(), json, output).await
+        }
+        Command::Plugin(Plugins::Add { file }) => {
+            commands::swap::act(&paths, "add", String::new(), Some(&file)).await
+        }
+        Command::Plugin(Plugins::Act { action, name }) => {
+            commands::swap::act(&paths, action, name, None).await
+        }
+        Command::Plugin(Plugins::History { name, json }) => {
+            commands::swap::history(&paths, name.as_deref(), json).await
+        }
+        Command::Plugin(Plugins::Diff { old, new, json }) => {
+            commands::swap::diff(&paths, &old, &new, json).await
+        }
+        Command::Plugin(Plugins::Replay { job, with, json }) => {
+            commands::swap::again(&paths, &job, with.as_deref(), json).await
         }
         Command::Plan {
             offer,

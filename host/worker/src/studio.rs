@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use worker_config::{Discovery, Listen, Paths, Settings};
-use worker_plugins::Loaded;
+use worker_plugins::{Loaded, Serving};
 use worker_studio::{Approval as Approve, Studio, StudioOptions};
 
 use crate::cli::{Approval, Failure, Output};
@@ -55,7 +55,7 @@ pub(crate) async fn run(options: Options, stop: Stop) -> Result<(), Failure> {
         },
         limits: worker_studio::Limits::default(),
         timing: worker_studio::Timing::default(),
-        compose: Arc::new(EngineComposer(generation)),
+        compose: Arc::new(EngineComposer(Serving::new(generation))),
     })
     .await?;
     let _discovery = Discovery {

@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 use worker_config::{Announced, DaemonLock, Discovery, Paths, Settings};
 use worker_delivery::Delivery;
-use worker_plugins::Loaded;
 use worker_runner::Runner;
 use worker_session::{LogShipper, SessionOptions, States, Transport};
 use worker_studio::Studio;
+use worker_swap::Swapper;
 
 use crate::control::Control;
 use crate::side::Side;
@@ -41,6 +41,9 @@ struct Up {
     server_stop: CancellationToken,
     studio: Option<Arc<Studio>>,
     looking: tokio::task::JoinHandle<()>,
+    swapper: Arc<Swapper>,
+    watching: tokio::task::JoinHandle<()>,
+    watch_stop: CancellationToken,
     shutdown: CancellationToken,
     _lock: DaemonLock,
     _discovery: Announced,
@@ -87,32 +90,29 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
     } = options;
     let shutdown = CancellationToken::new();
     let sandbox = assemble::sandbox(&paths)?;
-    let loading = assemble::load(&sandbox, plugins.as_deref());
+    let programs = assemble::programs(&paths, &settings)?;
+    let swap =
+        assemble::swap_options(&paths, &sandbox, plugins.as_deref(), Some(programs.clone()))?;
+    let loading = Swapper::start(swap);
     let listening = local::listen(&settings);
     let (loaded, listener) = tokio::join!(loading, listening);
-    let (
-        Loaded {
-            generation,
-            refused,
-        },
-        listener,
-    ) = (loaded?, listener?);
-
+    let (swapper, listener) = (loaded?, listener?);
+    let serving = swapper.serving().clone();
     assemble::mark_programs(&paths, &settings)?;
-    let programs = assemble::programs(&paths, &settings)?;
     programs.sweep();
-    programs.discover(&generation).await;
+    programs.discover(&serving.current()).await;
     let log = LogShipper::new();
     let url = local::url_of(&listener)?;
     let token = worker_config::local_api_token(&paths, &settings)?;
     let (base, studio, identity) =
-        assemble::studio(&paths, &settings, &url, &token, &generation).await?;
+        assemble::studio(&paths, &settings, &url, &token, &serving).await?;
     let transport = Transport::new(&base)?;
     let delivery = assemble::delivery(&paths, &log)?;
     let runner = assemble::runner(
         &paths,
         &settings,
-        generation,
+        serving,
+        swapper.witness(),
         programs.clone(),
         delivery.clone(),
         &log,
@@ -123,7 +123,7 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
     let control = Arc::new(Control {
         runner: runner.clone(),
         programs: programs.clone(),
-        refused,
+        swapper: swapper.clone(),
         states: states.clone(),
         config_path: paths.config.clone(),
         models_root: settings.models_root.clone(),
@@ -173,7 +173,12 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
             programs.keep_looking(generation).await;
         }
     });
+    let watch_stop = CancellationToken::new();
+    let watching = tokio::spawn(swapper.clone().watch(watch_stop.clone()));
     Ok(Up {
+        swapper,
+        watching,
+        watch_stop,
         runner,
         delivery,
         states,
@@ -223,6 +228,9 @@ impl Up {
     /// Ends everything in the order in which it depends on each other.
     async fn close(self) {
         self.looking.abort();
+        // A file that is being taken in is left; what serves was decided before.
+        self.watch_stop.cancel();
+        self.watching.abort();
         self.session_stop.cancel();
         if !self.session.is_finished() {
             // The session bounds its own end; what it says was logged by it.
@@ -235,6 +243,7 @@ impl Up {
         if let Some(studio) = &self.studio {
             studio.close().await;
         }
+        self.swapper.stop().await;
         tracing::info!(target: "worker", session = ?*self.states.session().borrow(), "stopped");
     }
 }

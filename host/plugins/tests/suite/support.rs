@@ -18,6 +18,7 @@ pub(crate) fn sandbox() -> Arc<Sandbox> {
 pub(crate) fn sandbox_in(cache_dir: Option<PathBuf>) -> Arc<Sandbox> {
     let options = SandboxOptions {
         cache_dir,
+        compiler: None,
         guest_threads: NonZeroUsize::new(2).unwrap(),
     };
     Sandbox::new(options).unwrap()

@@ -166,9 +166,40 @@ pub(crate) struct Registration {
 
 #[derive(Debug)]
 pub(crate) enum Plugins {
-    List { folder: Option<PathBuf>, json: bool },
-    Inspect { file: PathBuf, json: bool },
-    Validate { files: Vec<PathBuf>, json: bool },
+    List {
+        folder: Option<PathBuf>,
+        json: bool,
+    },
+    Inspect {
+        file: PathBuf,
+        json: bool,
+    },
+    Validate {
+        files: Vec<PathBuf>,
+        json: bool,
+    },
+    Add {
+        file: PathBuf,
+    },
+    /// `remove`, `rollback`, `pin` or `unpin`, by the name that the local API has for it.
+    Act {
+        action: &'static str,
+        name: String,
+    },
+    History {
+        name: Option<String>,
+        json: bool,
+    },
+    Diff {
+        old: PathBuf,
+        new: PathBuf,
+        json: bool,
+    },
+    Replay {
+        job: String,
+        with: Option<PathBuf>,
+        json: bool,
+    },
 }
 
 /// Reads a command line. The error prints itself, and knows its exit code: 2, or 0 for help and version.
@@ -368,7 +399,30 @@ fn plugins(typed: TypedPlugin) -> Plugins {
             files,
             json: json.json,
         },
+        TypedPlugin::Add { file } => Plugins::Add { file },
+        TypedPlugin::Remove(one) => act("remove", one.name),
+        TypedPlugin::Rollback(one) => act("rollback", one.name),
+        TypedPlugin::Pin(one) => act("pin", one.name),
+        TypedPlugin::Unpin(one) => act("unpin", one.name),
+        TypedPlugin::History { name, json } => Plugins::History {
+            name,
+            json: json.json,
+        },
+        TypedPlugin::Diff { old, new, json } => Plugins::Diff {
+            old,
+            new,
+            json: json.json,
+        },
+        TypedPlugin::Replay { job, with, json } => Plugins::Replay {
+            job,
+            with,
+            json: json.json,
+        },
     }
+}
+
+fn act(action: &'static str, name: String) -> Plugins {
+    Plugins::Act { action, name }
 }
 
 fn studio(url: &str) -> Result<ApiBase, clap::Error> {

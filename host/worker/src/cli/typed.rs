@@ -100,7 +100,7 @@ Ctrl-C cancels the job.")]
         #[arg(value_name = "GB", allow_negative_numbers = true)]
         gigabytes: f64,
     },
-    /// List, inspect and check plugins
+    /// List, inspect, check, swap, compare and roll back plugins
     Plugin {
         #[command(subcommand)]
         action: TypedPlugin,
@@ -144,6 +144,13 @@ pub(super) struct Json {
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PluginName {
+    /// The plugin's name
+    #[arg(value_name = "NAME")]
+    pub(super) name: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -321,6 +328,50 @@ pub(super) enum TypedPlugin {
         /// The plugin
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Take a plugin file into service, now
+    Add {
+        /// The plugin, named as it is to be called
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Take a plugin out of service; its file stays, and serves again once it changes
+    Remove(PluginName),
+    /// Have the version before serve again
+    Rollback(PluginName),
+    /// Keep the version that serves, whatever comes
+    Pin(PluginName),
+    /// Let a pinned plugin be replaced again
+    Unpin(PluginName),
+    /// Show what happened to plugins, oldest first
+    History {
+        /// Only this one
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Compare two versions of an engine on the kept journals; nothing is run
+    Diff {
+        /// The older file
+        #[arg(value_name = "OLD")]
+        old: PathBuf,
+        /// The newer file
+        #[arg(value_name = "NEW")]
+        new: PathBuf,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Step a job's journal through its engine; nothing is run
+    Replay {
+        /// The job's id
+        #[arg(value_name = "JOB")]
+        job: String,
+        /// This file instead of the version that serves
+        #[arg(long, value_name = "FILE")]
+        with: Option<PathBuf>,
         #[command(flatten)]
         json: Json,
     },

@@ -13,4 +13,5 @@ pub(crate) mod results;
 pub(crate) mod set_threshold;
 pub(crate) mod status;
 pub(crate) mod submit;
+pub(crate) mod swap;
 pub(crate) mod workers;

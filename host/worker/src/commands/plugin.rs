@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use worker_config::{Paths, Settings};
+use worker_config::{DaemonLock, Paths, Settings};
 
 use crate::cli::Failure;
 use crate::client::Client;
-use crate::control::describe_plugins;
+use crate::commands::swap;
+use crate::control::{describe_plugins, with_states};
 use crate::{assemble, output};
 
 /// Lists the plugins of a folder, of the running worker, or those embedded.
@@ -26,8 +27,9 @@ pub(crate) async fn list(
     let listed = match running {
         Some(client) => {
             let status = client.json(Method::GET, "/daemon/status", None).await?;
-            json!({ "plugins": status.get("plugins"), "refused": status.get("refused") })
+            json!({ "plugins": status.get("plugins"), "refused": status.get("refused"), "swap": status.get("swap") })
         }
+        None if folder.is_none() => from_store(paths, settings).await?,
         None => offline(paths, settings, folder).await?,
     };
     if as_json {
@@ -37,6 +39,18 @@ pub(crate) async fn list(
         output::line(&line)?;
     }
     Ok(())
+}
+
+/// What would serve if a worker were started as the last one was.
+async fn from_store(paths: &Paths, settings: &Settings) -> Result<Value, Failure> {
+    let _lock = DaemonLock::take(&paths.lock)?;
+    let swapper = swap::offline(paths).await?;
+    let generation = swapper.serving().current();
+    let programs = assemble::programs(paths, settings)?;
+    programs.discover(&generation).await;
+    let told = swapper.told().await;
+    let plugins = with_states(describe_plugins(&generation, &programs), &told);
+    Ok(json!({ "plugins": plugins, "refused": told.get("refused"), "swap": told }))
 }
 
 async fn offline(
@@ -87,6 +101,12 @@ pub(crate) fn listing(status: &Value) -> Vec<String> {
             kinds.join(" ")
         );
         line.truncate(line.trim_end().len());
+        if plugin.get("pinned") == Some(&Value::Bool(true)) {
+            line.push_str(" (pinned)");
+        }
+        if let Some(left) = plugin.get("jobsLeft").and_then(Value::as_u64) {
+            line.push_str(&format!(" (probation: {left} jobs left)"));
+        }
         lines.push(line);
         // What an engine can do without does not keep it from serving.
         let lacks = match plugin.get("serves").and_then(Value::as_bool) {
@@ -100,11 +120,64 @@ pub(crate) fn listing(status: &Value) -> Vec<String> {
             }));
         }
     }
+    lines.extend(swap_lines(status));
     lines.extend(
         list("refused")
             .iter()
             .map(|refused| format!("{:<13}{}", "refused", refused.as_str().unwrap_or_default())),
     );
+    lines
+}
+
+/// What wants to serve and does not, what is out of service, and what still ends a job.
+fn swap_lines(status: &Value) -> Vec<String> {
+    let swap = status.get("swap").cloned().unwrap_or_default();
+    let text = |value: &Value, name: &str| {
+        let text = value.get(name).and_then(Value::as_str).unwrap_or_default();
+        text.to_owned()
+    };
+    let short = |value: &Value, name: &str| text(value, name).chars().take(12).collect::<String>();
+    let all = |name: &str| swap.get(name).and_then(Value::as_array).cloned();
+    let mut lines = Vec::new();
+    for one in all("candidates").unwrap_or_default() {
+        let state = text(&one, "state");
+        // Refused files have a line of their own.
+        if state != "refused" {
+            lines.push(format!(
+                "{state:<13}{} {} {} {}",
+                text(&one, "name"),
+                text(&one, "version"),
+                short(&one, "digest"),
+                text(&one, "reason")
+            ));
+        }
+    }
+    for one in all("quarantined").unwrap_or_default() {
+        lines.push(format!(
+            "{:<13}{} {}: {}",
+            "quarantined",
+            text(&one, "plugin"),
+            short(&one, "digest"),
+            text(&one, "reason")
+        ));
+    }
+    for one in all("draining").unwrap_or_default() {
+        lines.push(format!(
+            "{:<13}generation {} ends with its last job",
+            "draining",
+            text(&one, "generation")
+        ));
+    }
+    let states = swap.get("states").and_then(Value::as_object);
+    for (name, told) in states.into_iter().flatten() {
+        let state = text(told, "state");
+        if ["removed", "not-allowed"].contains(&state.as_str()) {
+            lines.push(format!("{state:<13}{name}"));
+        }
+    }
+    if let Some(trouble) = swap.get("trouble").and_then(Value::as_str) {
+        lines.push(format!("{:<13}{trouble}", "trouble"));
+    }
     lines
 }
 

@@ -46,6 +46,18 @@ impl Guest for Hostile {
     }
 
     fn step(job: RawJob, _: Vec<Outcome>) -> Result<Next, Failure> {
+        // A later version that breaks where the one before did not.
+        if cfg!(feature = "spoiled") {
+            match asked(&job.task, "spoil") {
+                "fail" => {
+                    return Err(Failure {
+                        message: "spoiled".to_owned(),
+                        retryable: false,
+                    });
+                }
+                how => drop(now(how, "")),
+            }
+        }
         let text = now(asked(&job.task, "step"), "harmless");
         Ok(Next::Finish(Finished::media(text, "txt")))
     }

@@ -1,0 +1,283 @@
+//! What was decided about each plugin, on disk.
+//!
+//! One JSON file, written whole: temporary name, fsync, rename, fsync of the folder. It is written before a decision takes
+//! effect, so that a crash at any point leaves either the state before it or the state after it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use worker_wire::timestamp;
+
+/// Events kept. More makes each write longer; fewer tells less of the story.
+const MAX_EVENTS: usize = 256;
+/// Quarantined digests kept; the oldest go first.
+const MAX_QUARANTINED: usize = 256;
+/// A larger file is none of ours.
+const MAX_BYTES: u64 = 4 << 20;
+/// Crashes during its probation after which a digest is quarantined: one may be the power's fault.
+const MAX_STRIKES: u32 = 2;
+
+/// One version of a plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// SHA-256 of its file in hexadecimal.
+    pub digest: String,
+    /// What its metadata calls it; may be empty.
+    pub version: String,
+}
+
+/// One plugin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Entry {
+    /// What serves; none when it was taken out of service.
+    pub active: Option<Version>,
+    /// What served before.
+    pub previous: Option<Version>,
+    /// Digest of the folder's file when it was last decided about. A file that differs is a candidate.
+    pub seen: Option<String>,
+    /// No candidate is taken.
+    pub pinned: bool,
+    /// Jobs that `active` still has to do well before it is trusted.
+    pub probation: Option<u32>,
+    /// It did not come from the folder, so that a missing file means nothing.
+    pub by_hand: bool,
+}
+
+/// A digest that is not taken again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// The plugin's name.
+    pub plugin: String,
+    /// The digest.
+    pub digest: String,
+    /// Why.
+    pub reason: String,
+    /// When, RFC 3339.
+    pub at: String,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, RFC 3339.
+    pub at: String,
+    /// The plugin's name.
+    pub plugin: String,
+    /// The version it happened to.
+    pub version: String,
+    /// Its digest.
+    pub digest: String,
+    /// The state it came to: `active`, `probation`, `refused`, `rolled-back`, `quarantined`, `pinned`, `unpinned`, `removed`, `not-shown`.
+    pub state: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// All that is remembered.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Book {
+    /// The folder that the entries are about, or the built-in set.
+    pub place: String,
+    /// Set while a worker runs: found set at start, the last one crashed.
+    pub running: bool,
+    /// By name.
+    pub plugins: BTreeMap<String, Entry>,
+    /// Oldest first.
+    pub quarantined: Vec<Quarantined>,
+    /// Crashes during probation, by digest.
+    pub strikes: BTreeMap<String, u32>,
+    /// Oldest first.
+    pub history: Vec<Event>,
+}
+
+/// The book cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use {}: {source}; check its owner and the free space", path.display())]
+pub struct BookError {
+    /// The file.
+    pub path: PathBuf,
+    /// The system's error.
+    pub source: std::io::Error,
+}
+
+impl Book {
+    /// Reads the book; an empty one where there is none. One that cannot be understood is set aside under `.broken` and said. Blocks.
+    pub fn load(path: &Path) -> Result<Self, BookError> {
+        let failed = |source| BookError {
+            path: path.to_owned(),
+            source,
+        };
+        let mut bytes = Vec::new();
+        match fs::File::open(path) {
+            Ok(file) => file
+                .take(MAX_BYTES)
+                .read_to_end(&mut bytes)
+                .map_err(failed)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(book) => Ok(book),
+            Err(error) => {
+                let aside = path.with_extension("json.broken");
+                tracing::error!(target: "plugins", %error, "{} cannot be understood and is set aside as {}; plugins start anew from their folder", path.display(), aside.display());
+                fs::rename(path, aside).map_err(failed)?;
+                Ok(Self::default())
+            }
+        }
+    }
+
+    /// Writes it, whole and synced. Blocks.
+    pub fn save(&self, path: &Path) -> Result<(), BookError> {
+        self.save_past(path, "")
+    }
+
+    /// The same, past a point at which a test may end the process.
+    pub(crate) fn save_past(&self, path: &Path, point: &str) -> Result<(), BookError> {
+        let failed = |source| BookError {
+            path: path.to_owned(),
+            source,
+        };
+        let folder = path.parent().unwrap_or_else(|| Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+        let text = serde_json::to_vec_pretty(self).map_err(|error| failed(error.into()))?;
+        file.write_all(&text).map_err(failed)?;
+        file.as_file().sync_all().map_err(failed)?;
+        worker_plugins::failpoint(point);
+        file.persist(path).map_err(|error| failed(error.error))?;
+        #[cfg(unix)]
+        fs::File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(failed)?;
+        Ok(())
+    }
+
+    /// Why a digest is quarantined.
+    pub fn quarantine_of(&self, digest: &str) -> Option<&Quarantined> {
+        self.quarantined.iter().find(|one| one.digest == digest)
+    }
+
+    /// Quarantines a digest.
+    pub(crate) fn quarantine(&mut self, plugin: &str, digest: &str, reason: &str) {
+        if self.quarantine_of(digest).is_some() {
+            return;
+        }
+        self.quarantined.push(Quarantined {
+            plugin: plugin.to_owned(),
+            digest: digest.to_owned(),
+            reason: reason.to_owned(),
+            at: timestamp(SystemTime::now()),
+        });
+        let surplus = self.quarantined.len().saturating_sub(MAX_QUARANTINED);
+        self.quarantined.drain(..surplus);
+    }
+
+    /// Writes down what happened.
+    pub(crate) fn note(&mut self, plugin: &str, version: &Version, state: &str, reason: &str) {
+        self.history.push(Event {
+            at: timestamp(SystemTime::now()),
+            plugin: plugin.to_owned(),
+            version: version.version.clone(),
+            digest: version.digest.clone(),
+            state: state.to_owned(),
+            reason: reason.to_owned(),
+        });
+        let surplus = self.history.len().saturating_sub(MAX_EVENTS);
+        self.history.drain(..surplus);
+    }
+
+    /// After a crash: whatever was in probation goes back, and at its second crash its digest is quarantined.
+    pub(crate) fn after_crash(&mut self) {
+        let tried: Vec<String> = self
+            .plugins
+            .iter()
+            .filter(|(_, entry)| entry.probation.is_some())
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in tried {
+            let Some(entry) = self.plugins.get_mut(&name) else {
+                continue;
+            };
+            entry.probation = None;
+            let Some(bad) = entry.active.take() else {
+                continue;
+            };
+            entry.active = entry.previous.take();
+            let strikes = self.strikes.entry(bad.digest.clone()).or_default();
+            *strikes += 1;
+            let twice = *strikes >= MAX_STRIKES;
+            let reason = "the worker crashed during its probation";
+            self.note(&name, &bad, "rolled-back", reason);
+            if twice {
+                self.quarantine(&name, &bad.digest, &format!("{reason}, twice"));
+            }
+        }
+        self.strikes.retain(|_, count| *count < MAX_STRIKES);
+    }
+
+    /// Whether any entry needs this digest.
+    pub(crate) fn needs(&self, digest: &str) -> bool {
+        self.plugins.values().any(|entry| {
+            [&entry.active, &entry.previous]
+                .into_iter()
+                .flatten()
+                .any(|version| version.digest == digest)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(digest: &str) -> Version {
+        Version {
+            digest: digest.to_owned(),
+            version: "1".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_crash_counts_against_what_was_on_probation_and_against_nothing_else() {
+        let mut book = Book::default();
+        let entry = |probation| Entry {
+            active: Some(version("new")),
+            previous: Some(version("old")),
+            probation,
+            ..Entry::default()
+        };
+        book.plugins.insert("trusted".to_owned(), entry(None));
+        book.plugins.insert("tried".to_owned(), entry(Some(3)));
+        book.after_crash();
+        assert_eq!(book.plugins["trusted"].active, Some(version("new")));
+        assert_eq!(book.plugins["tried"].active, Some(version("old")));
+        assert!(book.quarantine_of("new").is_none(), "once may be the power");
+        book.plugins.insert("tried".to_owned(), entry(Some(3)));
+        book.after_crash();
+        assert!(
+            book.quarantine_of("new").is_some(),
+            "twice is its own doing"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        fs::write(&path, "{ not json").unwrap();
+        assert!(Book::load(&path).unwrap().plugins.is_empty());
+        assert!(dir.path().join("state.json.broken").exists());
+        let mut book = Book::default();
+        book.quarantine("x", "d", "why");
+        book.save(&path).unwrap();
+        assert!(Book::load(&path).unwrap().quarantine_of("d").is_some());
+    }
+}

@@ -1,0 +1,338 @@
+//! Decisions about what serves: by how jobs end, and by the operator's word.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use worker_plugins::{Generation, Origin, Plugged, PluginSet, ReadOnce, Stored};
+use worker_runner::{Again, JobEnd, JobReport, Witness};
+
+use super::{Asked, Asking, Inner, SwapError, Swapper, prepare};
+use crate::book::Version;
+use crate::trial::Word;
+
+/// What a job's end means for one plugin.
+enum Blame {
+    Nobody,
+    /// It broke: back at once.
+    Broke(String, String),
+}
+
+/// The witness that a runner is given.
+#[derive(Debug)]
+pub(crate) struct Watching(pub(crate) Arc<Swapper>);
+
+impl Witness for Watching {
+    fn ended(&self, report: JobReport) -> Again {
+        let swapper = self.0.clone();
+        Box::pin(async move { swapper.ended(report).await })
+    }
+}
+
+impl Swapper {
+    /// What hears how jobs end.
+    pub fn witness(self: &Arc<Self>) -> Arc<dyn Witness> {
+        Arc::new(Watching(self.clone()))
+    }
+
+    async fn ended(&self, report: JobReport) -> Option<Arc<Generation>> {
+        let blame = match &report.end {
+            JobEnd::Fault(fault) if fault.is_plugins_fault() => {
+                Blame::Broke(fault.plugin.clone(), fault.to_string())
+            }
+            JobEnd::Invalid { plugin, what } => Blame::Broke(plugin.clone(), what.clone()),
+            _ => Blame::Nobody,
+        };
+        let mut inner = self.inner.lock().await;
+        let (name, why) = match blame {
+            Blame::Broke(name, why) => (name, why),
+            Blame::Nobody => match self.counted(&mut inner, &report).await {
+                Some(worse) => worse,
+                None => return None,
+            },
+        };
+        let used = used(&report.generation, &name)?;
+        let active = inner.serving.get(&name)?.identity().clone();
+        if active.digest != used || !inner.trials.contains_key(&name) {
+            // Another version serves already; or this one was trusted long ago, and its fault is the job's alone.
+            let back = inner.book.quarantine_of(&used).is_some() && report.untouched;
+            return back.then(|| self.serving.current());
+        }
+        if let Err(error) = self.roll_back(&mut inner, &name, &why, true).await {
+            tracing::error!(target: "plugins", plugin = name, %error, "it broke on probation and cannot be rolled back: {why}");
+            return None;
+        }
+        report.untouched.then(|| self.serving.current())
+    }
+
+    /// Counts a job that ended by an answer; says which plugin does worse than before, where one does.
+    async fn counted(&self, inner: &mut Inner, report: &JobReport) -> Option<(String, String)> {
+        let failed = match report.end {
+            JobEnd::Done => false,
+            JobEnd::Failed { .. } => true,
+            _ => return None,
+        };
+        let engine = report.engine.as_ref()?;
+        let mut passed = Vec::new();
+        for (name, trial) in &mut inner.trials {
+            let Some(used) = used(&report.generation, name) else {
+                continue;
+            };
+            let serves = inner.serving.get(name);
+            let own = engine.identity().name == *name;
+            let is_engine = serves.is_some_and(|one| one.engine().is_some());
+            // An engine is judged by its own jobs, routers and finishers by all.
+            if serves.is_none_or(|one| one.identity().digest != used) || is_engine && !own {
+                continue;
+            }
+            match trial.job(failed, &report.programs) {
+                Word::GoOn => {}
+                Word::Passed => passed.push(name.clone()),
+                Word::Worse(why) => return Some((name.clone(), why)),
+            }
+        }
+        let name = &engine.identity().name;
+        if !inner.trials.contains_key(name) {
+            let record = inner.records.entry(name.clone()).or_default();
+            record.add(failed, &report.programs);
+        }
+        for name in passed {
+            self.trust(inner, &name).await;
+        }
+        None
+    }
+
+    async fn trust(&self, inner: &mut Inner, name: &str) {
+        inner.trials.remove(name);
+        let mut book = inner.book.clone();
+        let Some(entry) = book.plugins.get_mut(name) else {
+            return;
+        };
+        entry.probation = None;
+        let Some(active) = entry.active.clone() else {
+            return;
+        };
+        book.note(name, &active, "active", "its probation is over");
+        tracing::info!(target: "plugins", plugin = name, version = active.version, "its probation is over");
+        match self.write(&book).await {
+            Ok(()) => inner.book = book,
+            Err(error) => {
+                tracing::warn!(target: "plugins", plugin = name, %error, "that its probation is over cannot be written down");
+            }
+        }
+    }
+
+    /// Brings the version before back. One that came without any before it is taken out of service.
+    async fn roll_back(
+        &self,
+        inner: &mut Inner,
+        name: &str,
+        why: &str,
+        quarantine: bool,
+    ) -> Result<(), SwapError> {
+        let mut next = inner.clone();
+        next.trials.remove(name);
+        let bad = {
+            let entry = next
+                .book
+                .plugins
+                .get_mut(name)
+                .ok_or_else(|| SwapError::Unknown(name.to_owned()))?;
+            entry.probation = None;
+            let bad = entry.active.take();
+            entry.active = entry.previous.take();
+            bad.ok_or_else(|| SwapError::Unknown(name.to_owned()))?
+        };
+        match next.older.remove(name) {
+            Some(before) => drop(next.serving.insert(name.to_owned(), before)),
+            None => drop(next.serving.remove(name)),
+        }
+        next.book.note(name, &bad, "rolled-back", why);
+        if quarantine {
+            next.book.quarantine(name, &bad.digest, why);
+            next.book.note(name, &bad, "quarantined", why);
+        }
+        let asking = Asking {
+            digest: bad.digest.clone(),
+            version: bad.version.clone(),
+            state: Asked::RolledBack(why.to_owned()),
+        };
+        next.asking.insert(name.to_owned(), asking);
+        self.commit(inner, next).await?;
+        tracing::warn!(target: "plugins", plugin = name, digest = bad.digest, generation = self.serving.current().id(), "rolled back: {why}");
+        Ok(())
+    }
+
+    /// By the operator's word: the version before serves again. What served until now can be brought back by the same word.
+    pub async fn rollback(&self, name: &str) -> Result<Version, SwapError> {
+        let _work = self.work.lock().await;
+        let mut inner = self.inner.lock().await;
+        let entry = inner.book.plugins.get(name);
+        let entry = entry.ok_or_else(|| SwapError::Unknown(name.to_owned()))?;
+        if entry.pinned {
+            return Err(SwapError::Pinned(name.to_owned()));
+        }
+        let none = || SwapError::NoPrevious(name.to_owned());
+        let before = entry.previous.clone().ok_or_else(none)?;
+        let mut next = inner.clone();
+        let older = next.older.remove(name).ok_or_else(none)?;
+        next.trials.remove(name);
+        if let Some(now) = next.serving.insert(name.to_owned(), older) {
+            next.older.insert(name.to_owned(), now);
+        }
+        let Some(entry) = next.book.plugins.get_mut(name) else {
+            return Err(SwapError::Unknown(name.to_owned()));
+        };
+        entry.previous = entry.active.replace(before.clone());
+        entry.probation = None;
+        next.book
+            .note(name, &before, "active", "rolled back by the operator");
+        self.commit(&mut inner, next).await?;
+        Ok(before)
+    }
+
+    /// Takes a file anywhere on this machine in, by the operator's hand.
+    pub async fn add(&self, path: PathBuf) -> Result<(String, Version), SwapError> {
+        let set = self.inner.lock().await.set.clone();
+        let shown = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let read = tokio::task::spawn_blocking(move || ReadOnce::at(&path, set.policy())).await;
+        let read = read
+            .map_err(|_| SwapError::Interrupted)?
+            .map_err(|broken| SwapError::Refused(broken.by(&shown)))?;
+        let name = read.name().to_owned();
+        Ok((name, self.take(read, true).await?))
+    }
+
+    /// Takes a plugin out of service. Its file stays where it is, and serves again once it changes.
+    pub async fn remove(&self, name: &str) -> Result<(), SwapError> {
+        let _work = self.work.lock().await;
+        {
+            let inner = self.inner.lock().await;
+            let entry = inner.book.plugins.get(name);
+            let entry = entry.ok_or_else(|| SwapError::Unknown(name.to_owned()))?;
+            if entry.pinned {
+                return Err(SwapError::Pinned(name.to_owned()));
+            }
+        }
+        self.take_out(name, "removed by the operator", false).await
+    }
+
+    /// `forget`: nothing of it is remembered but the history.
+    pub(crate) async fn take_out(
+        &self,
+        name: &str,
+        why: &str,
+        forget: bool,
+    ) -> Result<(), SwapError> {
+        let mut inner = self.inner.lock().await;
+        let mut next = inner.clone();
+        let Some(entry) = next.book.plugins.get_mut(name) else {
+            return Err(SwapError::Unknown(name.to_owned()));
+        };
+        let active = entry.active.take();
+        entry.previous = None;
+        entry.probation = None;
+        if forget {
+            next.book.plugins.remove(name);
+        }
+        if let Some(active) = active {
+            next.book.note(name, &active, "removed", why);
+        }
+        next.serving.remove(name);
+        next.older.remove(name);
+        next.trials.remove(name);
+        next.asking.remove(name);
+        self.commit(&mut inner, next).await?;
+        tracing::info!(target: "plugins", plugin = name, "out of service: {why}");
+        Ok(())
+    }
+
+    /// Keeps what serves, whatever comes; or lets it be replaced again.
+    pub async fn pin(&self, name: &str, pinned: bool) -> Result<Version, SwapError> {
+        let mut inner = self.inner.lock().await;
+        let mut next = inner.clone();
+        let entry = next.book.plugins.get_mut(name);
+        let entry = entry.ok_or_else(|| SwapError::Unknown(name.to_owned()))?;
+        let active = entry
+            .active
+            .clone()
+            .ok_or_else(|| SwapError::Unknown(name.to_owned()))?;
+        entry.pinned = pinned;
+        let state = if pinned { "pinned" } else { "unpinned" };
+        next.book.note(name, &active, state, "by the operator");
+        if !pinned {
+            next.asking.remove(name);
+            next.forget_handled();
+        }
+        self.write(&next.book).await?;
+        *inner = next;
+        Ok(active)
+    }
+
+    /// Applies a changed `plugins.toml` to what serves. What it no longer allows goes out of service; a set without a router is
+    /// refused as a whole.
+    pub(crate) async fn grant_anew(&self, set: Arc<PluginSet>) -> Result<(), SwapError> {
+        let _work = self.work.lock().await;
+        let names = self.inner.lock().await.known_names();
+        let mut plugged: Vec<(String, Option<Plugged>, bool)> = Vec::new();
+        for name in names {
+            let entry = self.inner.lock().await.book.plugins.get(&name).cloned();
+            let Some(entry) = entry else { continue };
+            for (version, is_active) in [(entry.active, true), (entry.previous, false)] {
+                let Some(version) = version else { continue };
+                let kept = self.kept.clone();
+                let wanted = name.clone();
+                let stored = tokio::task::spawn_blocking(move || {
+                    Stored::again(&kept, &wanted, &version.digest)
+                });
+                let stored = stored.await.map_err(|_| SwapError::Interrupted)?;
+                let again = match stored {
+                    Ok(stored) => {
+                        let sandbox = &self.options.sandbox;
+                        prepare(sandbox, &set, stored, Origin::Operator, false).await
+                    }
+                    Err(broken) => Err(broken),
+                };
+                let again = again.map_err(|broken| broken.by(&format!("{name}.wasm")));
+                let again = again.unwrap_or_else(|refusal| {
+                    tracing::warn!(target: "plugins", "{refusal}; out of service by the new plugins.toml");
+                    None
+                });
+                let again = again.map(worker_plugins::Probed::into_plugged);
+                plugged.push((name.clone(), again, is_active));
+            }
+        }
+        let mut inner = self.inner.lock().await;
+        let mut next = inner.clone();
+        for (name, again, is_active) in plugged {
+            let to = if is_active {
+                &mut next.serving
+            } else {
+                &mut next.older
+            };
+            match again {
+                Some(one) => drop(to.insert(name, one)),
+                None => drop(to.remove(&name)),
+            }
+        }
+        next.set = set;
+        next.forget_handled();
+        self.commit(&mut inner, next).await?;
+        tracing::info!(target: "plugins", generation = self.serving.current().id(), "the new plugins.toml applies");
+        Ok(())
+    }
+}
+
+/// The digest of a plugin of this name in a generation.
+fn used(generation: &Generation, name: &str) -> Option<String> {
+    let router = generation.router().identity();
+    let engines = generation.engines().iter().map(|one| one.identity());
+    let finishers = generation.finishers().iter().map(|one| one.identity());
+    engines
+        .chain(finishers)
+        .chain(std::iter::once(router))
+        .find(|identity| identity.name == name)
+        .map(|identity| identity.digest.clone())
+}

@@ -1,0 +1,245 @@
+//! Looking at the folder: what is new there, what has settled, what is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+use worker_plugins::{PluginSet, Print};
+
+use super::{Asked, Asking, Inner, Place, Swapper};
+use crate::book::Version;
+use crate::watch::Watch;
+
+/// How much longer than a file's own rest a file must be gone, and a policy the same: editors delete and write anew.
+const GONE_FACTOR: u32 = 10;
+
+#[derive(Default)]
+struct Looks {
+    /// How each file looked, and since when.
+    prints: BTreeMap<String, (Print, Instant)>,
+    gone: BTreeMap<String, Instant>,
+    /// Entries that are no regular files, told once.
+    odd: BTreeSet<String>,
+    /// Whether the last look failed.
+    blind: bool,
+    policy: Option<(Arc<PluginSet>, Instant)>,
+}
+
+impl Swapper {
+    /// Watches the folder until `stop`. The built-in set is looked at once: a newer worker brings newer plugins.
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        let mut looks = Looks::default();
+        let Place::Folder(folder) = self.options.place.clone() else {
+            let set = self.inner.lock().await.set.clone();
+            for file in set.names().map(str::to_owned).collect::<Vec<_>>() {
+                self.read(&set, &file, None).await;
+            }
+            return;
+        };
+        let mut watch = Watch::new(&folder);
+        let mut unsettled = true;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = watch.next(unsettled) => {}
+            }
+            let opened = folder.clone();
+            let set = tokio::task::spawn_blocking(move || PluginSet::folder(&opened)).await;
+            unsettled = match set {
+                Ok(Ok(set)) => {
+                    if std::mem::take(&mut looks.blind) {
+                        self.trouble(None).await;
+                    }
+                    self.look(Arc::new(set), &mut looks, watch.settled()).await
+                }
+                Ok(Err(error)) => {
+                    looks.blind = true;
+                    self.trouble(Some(error.to_string())).await;
+                    false
+                }
+                Err(_) => return,
+            };
+        }
+    }
+
+    /// Says what is wrong with the folder, once, and that it is over.
+    async fn trouble(&self, trouble: Option<String>) {
+        let mut inner = self.inner.lock().await;
+        if inner.trouble != trouble {
+            match &trouble {
+                Some(why) => {
+                    tracing::warn!(target: "plugins", "{why}; what serves goes on unchanged");
+                }
+                None => {
+                    tracing::info!(target: "plugins", "the plugin folder and its plugins.toml are in order again")
+                }
+            }
+            inner.trouble = trouble;
+        }
+    }
+
+    /// One look. Whether something has to be looked at again soon.
+    async fn look(
+        &self,
+        set: Arc<PluginSet>,
+        looks: &mut Looks,
+        settled: std::time::Duration,
+    ) -> bool {
+        let now = Instant::now();
+        let mut unsettled = self.look_at_policy(&set, looks, settled, now).await;
+        let handled = self.inner.lock().await.handled.clone();
+        for file in set.names() {
+            let Some(print) = set.print(file) else {
+                if looks.odd.insert(file.to_owned()) {
+                    self.read(&set, file, None).await;
+                }
+                continue;
+            };
+            looks.odd.remove(file);
+            if handled.get(file) == Some(&print) {
+                looks.prints.remove(file);
+                continue;
+            }
+            let seen = looks.prints.get(file).filter(|(seen, _)| *seen == print);
+            let since = seen.map_or(now, |(_, since)| *since);
+            looks.prints.insert(file.to_owned(), (print.clone(), since));
+            if now.duration_since(since) < settled {
+                unsettled = true;
+            } else if !self.read(&set, file, Some(&print)).await {
+                looks.prints.remove(file);
+                unsettled = true;
+            }
+        }
+        self.look_for_gone(&set, looks, settled * GONE_FACTOR, now)
+            .await
+            || unsettled
+    }
+
+    /// Reads a settled file and decides about it. False when it changed meanwhile.
+    async fn read(&self, set: &Arc<PluginSet>, file: &str, print: Option<&Print>) -> bool {
+        let (opened, name) = (set.clone(), file.to_owned());
+        let read = tokio::task::spawn_blocking(move || (opened.read(&name), opened.print(&name)));
+        let Ok((read, after)) = read.await else {
+            return true;
+        };
+        if after.as_ref() != print {
+            return false;
+        }
+        if let Some(print) = print {
+            let mut inner = self.inner.lock().await;
+            inner.handled.insert(file.to_owned(), print.clone());
+        }
+        match read {
+            // Every outcome is noted and shown by `take` itself.
+            Ok(Some(read)) => drop(self.take(read, false).await),
+            Ok(None) => {}
+            Err(broken) => {
+                let name = file.strip_suffix(".wasm").unwrap_or(file);
+                let version = Version {
+                    digest: String::new(),
+                    version: String::new(),
+                };
+                self.refuse(name, &version, broken.by(file)).await;
+            }
+        }
+        true
+    }
+
+    async fn look_for_gone(
+        &self,
+        set: &Arc<PluginSet>,
+        looks: &mut Looks,
+        settled: std::time::Duration,
+        now: Instant,
+    ) -> bool {
+        let (mut unsettled, mut gone) = (false, Vec::new());
+        {
+            let mut inner = self.inner.lock().await;
+            let there: Vec<&str> = set.names().collect();
+            inner
+                .handled
+                .retain(|file, _| there.contains(&file.as_str()));
+            // What was refused and is gone has nothing more to tell.
+            let asked = inner.asking.keys().cloned().collect::<Vec<_>>();
+            for name in asked {
+                let file = format!("{name}.wasm");
+                let refused = matches!(
+                    inner.asking.get(&name),
+                    Some(Asking {
+                        state: Asked::Refused(_),
+                        ..
+                    })
+                );
+                if refused && !there.contains(&file.as_str()) {
+                    inner.asking.remove(&name);
+                }
+            }
+            for (name, entry) in &inner.book.plugins {
+                let file = format!("{name}.wasm");
+                let from_folder = entry.seen.is_some() && !entry.by_hand && !entry.pinned;
+                if !from_folder || entry.active.is_none() || there.contains(&file.as_str()) {
+                    looks.gone.remove(name);
+                    continue;
+                }
+                let since = *looks.gone.entry(name.clone()).or_insert(now);
+                if now.duration_since(since) < settled {
+                    unsettled = true;
+                } else {
+                    gone.push(name.clone());
+                }
+            }
+        }
+        for name in gone {
+            let reason = "its file is gone from the folder";
+            if let Err(error) = self.take_out(&name, reason, true).await {
+                // The only router, say, goes on serving.
+                let told = format!("{name}.wasm is gone and its plugin goes on serving: {error}");
+                self.trouble(Some(told)).await;
+            }
+        }
+        unsettled
+    }
+
+    /// A changed `plugins.toml`: what serves is granted anew by it.
+    async fn look_at_policy(
+        &self,
+        set: &Arc<PluginSet>,
+        looks: &mut Looks,
+        settled: std::time::Duration,
+        now: Instant,
+    ) -> bool {
+        let current = self.inner.lock().await.set.clone();
+        if set.same_policy(&current) {
+            self.inner.lock().await.set = set.clone();
+            looks.policy = None;
+            return false;
+        }
+        match &looks.policy {
+            Some((seen, since)) if seen.same_policy(set) => {
+                if now.duration_since(*since) < settled {
+                    return true;
+                }
+            }
+            _ => {
+                looks.policy = Some((set.clone(), now));
+                return true;
+            }
+        }
+        looks.policy = None;
+        if let Err(error) = self.grant_anew(set.clone()).await {
+            self.trouble(Some(format!(
+                "the new plugins.toml cannot be applied: {error}"
+            )))
+            .await;
+        }
+        false
+    }
+}
+
+impl Inner {
+    /// Has every file of the folder be decided about once more.
+    pub(crate) fn forget_handled(&mut self) {
+        self.handled.clear();
+    }
+}

@@ -1,0 +1,346 @@
+//! From what is on disk to a first generation: for each plugin the active version, else the previous, else the built-in one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use worker_plugins::{
+    Broken, Kept, Origin, Plugged, PluginSet, Refusal, Rule, Sandbox, Serving, Stored,
+};
+
+use super::{Asked, Asking, Inner, Options, Place, SwapError, Swapper, book_path, prepare};
+use crate::book::{Book, Entry, Version};
+use crate::trial::{Record, Trial};
+
+/// Where one version may be had.
+#[derive(Clone)]
+enum Choice {
+    Kept(Version),
+    File,
+    BuiltIn,
+}
+
+/// What became of one name.
+struct Begun {
+    name: String,
+    chosen: Option<(Choice, Plugged)>,
+    refused: Vec<(Choice, Refusal)>,
+}
+
+struct Shop {
+    sandbox: Arc<Sandbox>,
+    set: Arc<PluginSet>,
+    built_in: Arc<PluginSet>,
+    kept: Arc<Kept>,
+    book: Book,
+}
+
+impl Swapper {
+    /// Loads what is to serve, and writes down that a worker runs. The folder is watched by [`Swapper::watch`] from then on.
+    pub async fn start(options: Options) -> Result<Arc<Self>, SwapError> {
+        Self::open(options, true).await
+    }
+
+    /// The same for a command that runs while no worker does.
+    pub async fn offline(options: Options) -> Result<Arc<Self>, SwapError> {
+        Self::open(options, false).await
+    }
+
+    async fn open(options: Options, runs: bool) -> Result<Arc<Self>, SwapError> {
+        let reading = options.clone();
+        let read = tokio::task::spawn_blocking(move || read(&reading));
+        let (set, built_in, kept, mut book) = read.await.map_err(|_| SwapError::Interrupted)??;
+        if book.place != set.place() {
+            book.plugins.clear();
+            book.place = set.place().to_owned();
+        }
+        if book.running {
+            book.after_crash();
+        }
+        book.running = runs || book.running;
+        forget_deleted(&mut book, &set);
+        let shop = Arc::new(Shop {
+            sandbox: options.sandbox.clone(),
+            set: set.clone(),
+            built_in,
+            kept: kept.clone(),
+            book: book.clone(),
+        });
+        let mut inner = Inner {
+            set,
+            serving: BTreeMap::new(),
+            older: BTreeMap::new(),
+            trials: BTreeMap::new(),
+            records: BTreeMap::new(),
+            asking: BTreeMap::new(),
+            handled: BTreeMap::new(),
+            book,
+            trouble: None,
+        };
+        for begun in begin(&shop).await? {
+            inner.begun(begun);
+        }
+        for (name, previous) in previous_of(&shop, &inner).await {
+            inner.older.insert(name, previous);
+        }
+        let generation = inner.set.generation(inner.serving.values().cloned());
+        let generation = generation.inspect_err(|_| {
+            for asking in inner.asking.values() {
+                if let Asked::Refused(refusal) = &asking.state {
+                    tracing::warn!(target: "plugins", "{refusal}");
+                }
+            }
+        })?;
+        let needed = inner.book.clone();
+        let swapper = Arc::new(Self {
+            options,
+            kept,
+            serving: Serving::new(generation),
+            work: tokio::sync::Mutex::new(()),
+            inner: tokio::sync::Mutex::new(inner),
+        });
+        swapper.write(&needed).await?;
+        swapper.kept.sweep(&|digest| needed.needs(digest));
+        Ok(swapper)
+    }
+
+    /// Writes down that the worker ended as it should.
+    pub async fn stop(&self) {
+        let mut book = self.inner.lock().await.book.clone();
+        book.running = false;
+        if let Err(error) = self.write(&book).await {
+            tracing::warn!(target: "plugins", %error, "that the worker ended well cannot be written down; its next start takes this for a crash");
+        }
+    }
+}
+
+type Read = (Arc<PluginSet>, Arc<PluginSet>, Arc<Kept>, Book);
+
+fn read(options: &Options) -> Result<Read, SwapError> {
+    let built_in = Arc::new(PluginSet::embedded(options.embedded)?);
+    let set = match &options.place {
+        Place::Folder(path) => Arc::new(PluginSet::folder(path)?),
+        Place::Embedded => built_in.clone(),
+    };
+    let kept = Kept::open(&options.state.join("files"))?;
+    let book = Book::load(&book_path(&options.state))?;
+    Ok((set, built_in, Arc::new(kept), book))
+}
+
+/// What came from the folder and is no longer there was taken away by the operator.
+fn forget_deleted(book: &mut Book, set: &PluginSet) {
+    let names: Vec<String> = set.names().map(str::to_owned).collect();
+    let gone: Vec<String> = book
+        .plugins
+        .iter()
+        .filter(|(name, entry)| {
+            entry.seen.is_some()
+                && !entry.by_hand
+                && !entry.pinned
+                && !names.contains(&format!("{name}.wasm"))
+        })
+        .map(|(name, _)| name.clone())
+        .collect();
+    for name in gone {
+        if let Some(active) = book.plugins.remove(&name).and_then(|entry| entry.active) {
+            book.note(
+                &name,
+                &active,
+                "removed",
+                "its file is gone from the folder",
+            );
+        }
+    }
+}
+
+async fn begin(shop: &Arc<Shop>) -> Result<Vec<Begun>, SwapError> {
+    let mut names: Vec<String> = shop.set.names().map(str::to_owned).collect();
+    for name in shop.book.plugins.keys() {
+        let file = format!("{name}.wasm");
+        if !names.contains(&file) {
+            names.push(file);
+        }
+    }
+    if names.len() > MAX_PLUGINS {
+        return Err(worker_plugins::LoadError::TooMany {
+            place: shop.set.place().to_owned(),
+        }
+        .into());
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let slots = Arc::new(tokio::sync::Semaphore::new(cores));
+    let mut tasks = JoinSet::new();
+    for file in names {
+        let (shop, slots) = (shop.clone(), slots.clone());
+        tasks.spawn(async move {
+            // Never closed, so there is always a slot to come.
+            let _slot = slots.acquire().await;
+            shop.one(file).await
+        });
+    }
+    let mut begun = Vec::new();
+    while let Some(one) = tasks.join_next().await {
+        begun.push(one.map_err(|_| SwapError::Interrupted)?);
+    }
+    begun.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(begun)
+}
+
+/// As many as one set may hold.
+const MAX_PLUGINS: usize = 128;
+
+/// Versions kept loaded to go back to.
+async fn previous_of(shop: &Arc<Shop>, inner: &Inner) -> Vec<(String, Plugged)> {
+    let mut loaded = Vec::new();
+    for (name, entry) in &inner.book.plugins {
+        if let Some(previous) = &entry.previous
+            && let Ok(Some(plugged)) = shop.plug(name, &Choice::Kept(previous.clone())).await
+        {
+            loaded.push((name.clone(), plugged));
+        }
+    }
+    loaded
+}
+
+impl Shop {
+    /// The first choice that can be loaded.
+    async fn one(&self, file: String) -> Begun {
+        let name = file.strip_suffix(".wasm").unwrap_or(&file).to_owned();
+        let choices = match self.book.plugins.get(&name) {
+            Some(Entry { active: None, .. }) => Vec::new(),
+            Some(entry) => {
+                let known = [&entry.active, &entry.previous].into_iter().flatten();
+                let mut choices: Vec<_> = known.cloned().map(Choice::Kept).collect();
+                choices.push(Choice::BuiltIn);
+                choices
+            }
+            None => vec![Choice::File],
+        };
+        let mut begun = Begun {
+            name,
+            chosen: None,
+            refused: Vec::new(),
+        };
+        for choice in choices {
+            match self.plug(&begun.name, &choice).await {
+                Ok(Some(plugged)) => {
+                    begun.chosen = Some((choice, plugged));
+                    break;
+                }
+                Ok(None) => break,
+                Err(broken) => begun.refused.push((choice, broken.by(&file))),
+            }
+        }
+        begun
+    }
+
+    async fn plug(&self, name: &str, choice: &Choice) -> Result<Option<Plugged>, Broken> {
+        let (set, built_in, kept) = (self.set.clone(), self.built_in.clone(), self.kept.clone());
+        let (name, choice, book) = (name.to_owned(), choice.clone(), self.book.clone());
+        let stored = tokio::task::spawn_blocking(move || {
+            let file = format!("{name}.wasm");
+            match choice {
+                Choice::Kept(version) => {
+                    unquarantined(&book, &version.digest)?;
+                    Stored::again(&kept, &name, &version.digest).map(Some)
+                }
+                Choice::BuiltIn => Ok(built_in.read(&file)?.map(|read| read.unstored())),
+                Choice::File => {
+                    let Some(read) = set.read(&file)? else {
+                        return Ok(None);
+                    };
+                    unquarantined(&book, read.digest())?;
+                    read.store(&kept).map(Some)
+                }
+            }
+        });
+        let stored = match stored.await {
+            Ok(Ok(Some(stored))) => stored,
+            Ok(Ok(None)) => return Ok(None),
+            Ok(Err(broken)) => return Err(broken),
+            Err(_) => return Err(Rule::Readable.broken("reading it was interrupted")),
+        };
+        let probed = prepare(&self.sandbox, &self.set, stored, Origin::Operator, false).await?;
+        Ok(probed.map(worker_plugins::Probed::into_plugged))
+    }
+}
+
+fn unquarantined(book: &Book, digest: &str) -> Result<(), Broken> {
+    match book.quarantine_of(digest) {
+        Some(one) => Err(Rule::Probe.broken(format!("its digest is quarantined: {}", one.reason))),
+        None => Ok(()),
+    }
+}
+
+impl Inner {
+    /// Takes in what became of one name.
+    fn begun(&mut self, begun: Begun) {
+        let Begun {
+            name,
+            chosen,
+            refused,
+        } = begun;
+        for (_, refusal) in &refused {
+            tracing::warn!(target: "plugins", "{refusal}");
+        }
+        let fell_back = !refused.is_empty();
+        if let Some((choice, refusal)) = refused.into_iter().next() {
+            let version = match choice {
+                Choice::Kept(version) => version,
+                Choice::File | Choice::BuiltIn => Version {
+                    digest: String::new(),
+                    version: String::new(),
+                },
+            };
+            let asking = Asking {
+                digest: version.digest.clone(),
+                version: version.version.clone(),
+                state: Asked::Refused(refusal.clone()),
+            };
+            self.asking.insert(name.clone(), asking);
+            self.book
+                .note(&name, &version, "refused", &refusal.to_string());
+        }
+        let Some((choice, plugged)) = chosen else {
+            return;
+        };
+        let version = Version {
+            digest: plugged.identity().digest.clone(),
+            version: plugged.identity().version.clone(),
+        };
+        if fell_back {
+            tracing::warn!(target: "plugins", plugin = name, digest = version.digest, "an earlier version serves, as the one before it cannot be loaded");
+        }
+        let entry = self.book.plugins.entry(name.clone()).or_default();
+        match choice {
+            Choice::File => {
+                entry.seen = Some(version.digest.clone());
+                entry.active = Some(version.clone());
+                self.book.note(
+                    &name,
+                    &version,
+                    "active",
+                    "found in place at the first start",
+                );
+            }
+            Choice::Kept(_) | Choice::BuiltIn if fell_back => {
+                entry.active = Some(version.clone());
+                entry.previous = None;
+                entry.probation = None;
+                self.book.note(
+                    &name,
+                    &version,
+                    "active",
+                    "the version before could not be loaded",
+                );
+            }
+            Choice::Kept(_) | Choice::BuiltIn => {
+                if let Some(left) = entry.probation {
+                    self.trials
+                        .insert(name.clone(), Trial::new(left, Record::default()));
+                }
+            }
+        }
+        self.serving.insert(name, plugged);
+    }
+}

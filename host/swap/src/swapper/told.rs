@@ -1,0 +1,95 @@
+//! What is told to whoever asks: every state with its reason.
+
+use serde_json::{Value, json};
+use worker_plugins::Generation;
+
+use super::{Asked, Swapper};
+use crate::book::Book;
+
+impl Swapper {
+    /// The state of what serves under a name: `active`, or `probation`.
+    pub async fn told(&self) -> Value {
+        let inner = self.inner.lock().await;
+        let mut plugins = serde_json::Map::new();
+        for (name, entry) in &inner.book.plugins {
+            let left = inner.trials.get(name).map(|trial| trial.left);
+            let state = match (&entry.active, left) {
+                (None, _) => "removed",
+                (Some(_), _) if !inner.serving.contains_key(name) => "not-allowed",
+                (Some(_), Some(_)) => "probation",
+                (Some(_), None) => "active",
+            };
+            let told = json!({
+                "state": state,
+                "digest": entry.active.as_ref().map(|one| &one.digest),
+                "version": entry.active.as_ref().map(|one| &one.version),
+                "jobsLeft": left,
+                "pinned": entry.pinned,
+                "previous": entry.previous,
+            });
+            plugins.insert(name.clone(), told);
+        }
+        let candidates: Vec<Value> = inner
+            .asking
+            .iter()
+            .map(|(name, asking)| {
+                let (state, reason) = match &asking.state {
+                    Asked::Checking => ("checking", String::new()),
+                    Asked::Refused(refusal) => ("refused", refusal.to_string()),
+                    Asked::Pinned => ("waiting", format!("pinned; `plugin unpin {name}`")),
+                    Asked::RolledBack(why) => ("rolled-back", why.clone()),
+                };
+                json!({
+                    "name": name,
+                    "digest": asking.digest,
+                    "version": asking.version,
+                    "state": state,
+                    "reason": reason,
+                })
+            })
+            .collect();
+        let draining: Vec<Value> = self
+            .serving
+            .draining()
+            .iter()
+            .map(|g| generation(g))
+            .collect();
+        let mut refused: Vec<String> = inner
+            .set
+            .refused()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        refused.extend(inner.asking.values().filter_map(|one| match &one.state {
+            Asked::Refused(refusal) => Some(refusal.to_string()),
+            _ => None,
+        }));
+        json!({
+            "states": plugins,
+            "candidates": candidates,
+            "draining": draining,
+            "quarantined": inner.book.quarantined,
+            "refused": refused,
+            "trouble": inner.trouble,
+        })
+    }
+
+    /// What happened, oldest first.
+    pub async fn history(&self) -> Value {
+        json!({ "history": self.inner.lock().await.book.history })
+    }
+
+    /// The book as it is.
+    pub async fn book(&self) -> Book {
+        self.inner.lock().await.book.clone()
+    }
+}
+
+fn generation(one: &Generation) -> Value {
+    let engines: Vec<String> = one
+        .engines()
+        .iter()
+        .map(|engine| format!("{} {}", engine.identity().name, engine.identity().version))
+        .collect();
+    json!({ "generation": one.id(), "engines": engines })
+}

@@ -1,0 +1,97 @@
+//! What an operator may ask of the swap, by the local API of a running worker or on the store while none runs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use worker_swap::{SwapError, Swapper};
+
+use crate::control::Control;
+
+/// One wish.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Wish {
+    /// The plugin; for `add` none.
+    #[serde(default)]
+    pub(crate) name: String,
+    /// For `add`: the file, absolute.
+    #[serde(default)]
+    pub(crate) path: Option<PathBuf>,
+}
+
+/// Does what a wish says; gives one line.
+pub(crate) async fn fulfil(
+    swapper: &Swapper,
+    action: &str,
+    wish: Wish,
+) -> Option<Result<String, SwapError>> {
+    let Wish { name, path } = wish;
+    let short = |digest: &str| digest.chars().take(12).collect::<String>();
+    let done = match (action, path) {
+        ("rollback", _) => swapper.rollback(&name).await.map(|version| {
+            format!(
+                "{name} {} ({}) serves again",
+                version.version,
+                short(&version.digest)
+            )
+        }),
+        ("pin", _) => swapper.pin(&name, true).await.map(|version| {
+            format!(
+                "{name} stays at {} ({})",
+                version.version,
+                short(&version.digest)
+            )
+        }),
+        ("unpin", _) => swapper
+            .pin(&name, false)
+            .await
+            .map(|_| format!("{name} may be replaced again")),
+        ("remove", _) => swapper
+            .remove(&name)
+            .await
+            .map(|()| format!("{name} is out of service; its file stays where it is")),
+        ("add", Some(path)) => swapper.add(path).await.map(|(name, version)| {
+            format!(
+                "{name} {} ({}) serves",
+                version.version,
+                short(&version.digest)
+            )
+        }),
+        _ => return None,
+    };
+    Some(done)
+}
+
+/// `POST /daemon/plugins/{action}`.
+pub(crate) async fn act(
+    State(control): State<Arc<Control>>,
+    Path(action): Path<String>,
+    Json(wish): Json<Wish>,
+) -> (StatusCode, Json<Value>) {
+    match fulfil(&control.swapper, &action, wish).await {
+        Some(Ok(told)) => (StatusCode::OK, Json(json!({ "done": told }))),
+        Some(Err(error)) => {
+            let status = match error {
+                SwapError::Unknown(_) => StatusCode::NOT_FOUND,
+                SwapError::Refused(_) | SwapError::Pinned(_) | SwapError::NoPrevious(_) => {
+                    StatusCode::CONFLICT
+                }
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            (status, Json(json!({ "message": error.to_string() })))
+        }
+        None => {
+            let message = "no such action; there are add, remove, rollback, pin and unpin";
+            (StatusCode::BAD_REQUEST, Json(json!({ "message": message })))
+        }
+    }
+}
+
+/// `GET /daemon/plugins/history`.
+pub(crate) async fn history(State(control): State<Arc<Control>>) -> Json<Value> {
+    Json(control.swapper.history().await)
+}

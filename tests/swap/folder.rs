@@ -1,0 +1,247 @@
+//! The folder: renames, writes in place, deletions, what is broken, what is endless.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::json;
+
+use crate::support::{Rig, a_while, another, bomb, component, digest};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_swaps_while_jobs_run_lose_and_tear_nothing() {
+    const SWAPS: usize = 200;
+    let first = component("haiku");
+    let second = another(&first, "second");
+    let rig = Arc::new(Rig::start(&[("haiku.wasm", &first)]).await);
+    let swapping = Arc::new(AtomicBool::new(true));
+    let jobs = tokio::spawn({
+        let (rig, swapping) = (rig.clone(), swapping.clone());
+        async move {
+            let mut done = 0usize;
+            while swapping.load(Ordering::SeqCst) || done < 10 {
+                rig.haiku().await;
+                done += 1;
+            }
+            done
+        }
+    });
+    for round in 0..SWAPS {
+        let next = if round % 2 == 0 { &second } else { &first };
+        rig.put("haiku.wasm", next);
+        rig.serves("haiku", &digest(next)).await;
+    }
+    swapping.store(false, Ordering::SeqCst);
+    let done = jobs.await.unwrap();
+    let journals = rig.journals();
+    // Every job succeeded, or `haiku` had panicked; of their journals the last 500 or so are kept.
+    assert!(
+        journals.len() >= done.min(500),
+        "{} of {done}",
+        journals.len()
+    );
+    let mut of_generation: BTreeMap<&str, &str> = BTreeMap::new();
+    for (job, generation, engine) in &journals {
+        let same = of_generation.entry(generation).or_insert(engine);
+        assert_eq!(
+            same, engine,
+            "{job} mixes versions in generation {generation}"
+        );
+        assert!([digest(&first), digest(&second)].contains(engine));
+    }
+    // Two contents, so two names of generations, however often they took turns.
+    assert!(of_generation.len() <= 2, "{of_generation:?}");
+    let status = rig
+        .worker
+        .status("no draining generation", |status| {
+            status["swap"]["draining"] == json!([])
+        })
+        .await;
+    assert_eq!(status["swap"]["states"]["haiku"]["digest"], digest(&first));
+}
+
+#[tokio::test]
+async fn a_file_written_in_place_serves_once_it_is_whole_and_never_before() {
+    use std::io::Write;
+    let first = component("haiku");
+    let second = another(&first, "second");
+    let rig = Rig::start(&[("haiku.wasm", &first)]).await;
+    let before = rig.generation().await;
+    let mut file = fs::File::create(rig.folder.path().join("haiku.wasm")).unwrap();
+    file.write_all(&second[..second.len() / 2]).unwrap();
+    file.flush().unwrap();
+    // Half of it lies there long enough to be looked at, and refused.
+    rig.candidate("haiku", "refused").await;
+    assert_eq!(rig.active("haiku").await, digest(&first));
+    assert_eq!(rig.generation().await, before);
+    rig.haiku().await;
+    file.write_all(&second[second.len() / 2..]).unwrap();
+    drop(file);
+    rig.serves("haiku", &digest(&second)).await;
+    rig.haiku().await;
+}
+
+#[tokio::test]
+async fn a_broken_file_changes_nothing_that_runs() {
+    let first = component("haiku");
+    let rig = Rig::start(&[("haiku.wasm", &first)]).await;
+    let before = rig.generation().await;
+    let rows: [(&str, Vec<u8>, &str); 5] = [
+        ("empty", Vec::new(), "component"),
+        ("text", b"(component)".to_vec(), "component"),
+        ("a core module", b"\0asm\x01\0\0\0".to_vec(), "component"),
+        (
+            "a component of nothing",
+            b"\0asm\x0d\0\x01\0".to_vec(),
+            "world",
+        ),
+        ("another's name", component("scripted"), "metadata"),
+    ];
+    for (what, bytes, rule) in rows {
+        rig.put("haiku.wasm", &bytes);
+        let wanted = digest(&bytes);
+        let status = rig
+            .worker
+            .status(what, |status| {
+                let one = &status["swap"]["candidates"][0];
+                one["state"] == "refused" && one["digest"] == wanted.as_str()
+            })
+            .await;
+        let reason = status["swap"]["candidates"][0]["reason"].to_string();
+        assert!(reason.contains(rule), "{what}: {reason}");
+        assert_eq!(status["generation"], before.as_str(), "{what}");
+        assert_eq!(rig.active("haiku").await, digest(&first), "{what}");
+        rig.haiku().await;
+    }
+    rig.put("haiku.wasm", &first);
+    rig.worker
+        .status("no complaint", |status| status["refused"] == json!([]))
+        .await;
+    assert_eq!(rig.generation().await, before);
+}
+
+#[tokio::test]
+async fn what_is_no_regular_file_is_refused_and_holds_nobody_up() {
+    let rig = Rig::start(&[("haiku.wasm", &component("haiku"))]).await;
+    let folder = rig.folder.path();
+    std::os::unix::fs::symlink("haiku.wasm", folder.join("linked.wasm")).unwrap();
+    fs::create_dir(folder.join("folder.wasm")).unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(folder.join("pipe.wasm"))
+        .status();
+    assert!(made.unwrap().success());
+    for name in ["linked", "folder", "pipe"] {
+        let reason = rig.candidate(name, "refused").await;
+        assert!(reason.contains("regular"), "{reason}");
+    }
+    rig.haiku().await;
+}
+
+#[tokio::test]
+async fn a_probe_that_traps_is_refused() {
+    let first = component("haiku");
+    let rig = Rig::start(&[("haiku.wasm", &first)]).await;
+    for deed in ["start-loop", "describe-grow", "describe-recurse"] {
+        let name = format!("hostile-{deed}");
+        fs::write(
+            rig.folder.path().join(format!("{name}.wasm")),
+            component(&name),
+        )
+        .unwrap();
+    }
+    for deed in ["start-loop", "describe-grow", "describe-recurse"] {
+        rig.candidate(&format!("hostile-{deed}"), "refused").await;
+    }
+    rig.haiku().await;
+    assert_eq!(rig.active("haiku").await, digest(&first));
+}
+
+#[tokio::test]
+async fn a_deleted_file_ends_its_plugin_and_comes_back() {
+    let first = component("haiku");
+    let rig = Rig::start(&[("haiku.wasm", &first)]).await;
+    fs::remove_file(rig.folder.path().join("haiku.wasm")).unwrap();
+    rig.serves("haiku", "").await;
+    let told = rig
+        .worker
+        .status("a heartbeat without it", |status| {
+            !status["heartbeat"].to_string().contains("haiku")
+        })
+        .await;
+    assert_eq!(told["refused"], json!([]));
+    rig.put("haiku.wasm", &first);
+    rig.serves("haiku", &digest(&first)).await;
+    rig.haiku().await;
+    // The only router cannot go: what serves is never none.
+    fs::remove_file(rig.folder.path().join("router.wasm")).unwrap();
+    rig.worker
+        .status("a word on the router", |status| {
+            status["swap"]["trouble"]
+                .as_str()
+                .is_some_and(|why| why.contains("router"))
+        })
+        .await;
+    rig.haiku().await;
+}
+
+#[tokio::test]
+async fn a_changed_policy_is_applied_and_a_broken_one_is_not() {
+    let rig = Rig::start(&[("haiku.wasm", &component("haiku"))]).await;
+    let path = rig.folder.path().join("plugins.toml");
+    let whole = fs::read_to_string(&path).unwrap();
+    fs::write(&path, "engines = [").unwrap();
+    rig.worker
+        .status("a word on the policy", |status| {
+            status["swap"]["trouble"].is_string()
+        })
+        .await;
+    rig.haiku().await;
+    fs::write(
+        &path,
+        format!("{whole}\n[plugins.haiku]\nenabled = false\n"),
+    )
+    .unwrap();
+    rig.serves("haiku", "").await;
+    fs::write(&path, &whole).unwrap();
+    rig.serves("haiku", &digest(&component("haiku"))).await;
+    rig.haiku().await;
+}
+
+#[tokio::test]
+async fn a_compile_bomb_ends_in_the_child_and_no_heartbeat_is_missed() {
+    use worker_tests::ScriptedStudio;
+    let first = component("haiku");
+    let studio = ScriptedStudio::start().await;
+    let home = worker_tests::Home::approved(&studio.base());
+    let folder = worker_tests::PluginFolder::first_party().file("haiku.wasm", &first);
+    let mut command = home.command(&["run", "--plugins"]);
+    command
+        .arg(folder.path())
+        .env("STUDIO_WORKER_COMPILE_SECONDS", "8");
+    let worker = worker_tests::Worker::start(command, &home.path("local-api.json"));
+    let mut peer = studio.welcomed().await;
+    crate::support::rename_in(folder.path(), "haiku.wasm", &bomb(&first));
+    worker
+        .status("compiling", |status| {
+            status["swap"]["candidates"][0]["state"] == "checking"
+        })
+        .await;
+    // Heartbeats come every five seconds; the child computes for eight at least.
+    peer.expect("heartbeat").await;
+    peer.expect("heartbeat").await;
+    let status = worker
+        .status("a refusal", |status| {
+            status["swap"]["candidates"][0]["state"] == "refused"
+        })
+        .await;
+    let reason = status["swap"]["candidates"][0]["reason"].to_string();
+    assert!(reason.contains("compil"), "{reason}");
+    assert_eq!(status["session"]["state"], "connected");
+    a_while().await;
+    assert_eq!(
+        status["swap"]["states"]["haiku"]["digest"],
+        digest(&first),
+        "what runs is what ran"
+    );
+}

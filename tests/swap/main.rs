@@ -1,0 +1,15 @@
+//! Plugins swapped under a running worker: the right version or the one before, never none.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failed expectation is what a test is for"
+)]
+
+mod commands;
+mod crashes;
+mod folder;
+mod probation;
+mod shadowing;
+mod support;

@@ -1,0 +1,264 @@
+//! Versions of plugins, and a worker to swap them under.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use worker_tests::folder::component_path;
+use worker_tests::{Api, Home, PluginFolder, Worker, offers};
+
+/// A component's bytes.
+pub(crate) fn component(name: &str) -> Vec<u8> {
+    fs::read(component_path(name)).unwrap()
+}
+
+/// The same plugin in other bytes: a custom section that nobody reads is added.
+pub(crate) fn another(bytes: &[u8], mark: &str) -> Vec<u8> {
+    let mut section = vec![u8::try_from("mark".len()).unwrap()];
+    section.extend(b"mark");
+    section.extend(mark.as_bytes());
+    assert!(section.len() < 128, "one byte says how long it is");
+    let mut all = bytes.to_vec();
+    all.push(0);
+    all.push(u8::try_from(section.len()).unwrap());
+    all.extend(section);
+    all
+}
+
+/// The same plugin without the section that says its name, so that its file may have any.
+pub(crate) fn nameless(bytes: &[u8]) -> Vec<u8> {
+    let mut all = bytes[..8].to_vec();
+    let mut rest = &bytes[8..];
+    while !rest.is_empty() {
+        let (length, width) = leb(&rest[1..]);
+        let end = 1 + width + length;
+        let is_name = rest[0] == 0 && {
+            let (size, at) = leb(&rest[1 + width..]);
+            &rest[1 + width + at..1 + width + at + size] == b"component-name"
+        };
+        if !is_name {
+            all.extend(&rest[..end]);
+        }
+        rest = &rest[end..];
+    }
+    all
+}
+
+fn leb(bytes: &[u8]) -> (usize, usize) {
+    let (mut value, mut width) = (0, 0);
+    loop {
+        let byte = usize::from(bytes[width]);
+        value |= (byte & 0x7f) << (7 * width);
+        width += 1;
+        if byte & 0x80 == 0 {
+            return (value, width);
+        }
+    }
+}
+
+/// A component with one more core module, whose functions take long to compile and are never called.
+pub(crate) fn bomb(bytes: &[u8]) -> Vec<u8> {
+    const FUNCTIONS: usize = 12;
+    let number = |mut value: usize| {
+        let mut out = Vec::new();
+        loop {
+            let byte = u8::try_from(value & 0x7f).unwrap();
+            value >>= 7;
+            if value == 0 {
+                out.push(byte);
+                return out;
+            }
+            out.push(byte | 0x80);
+        }
+    };
+    let section = |id: u8, content: Vec<u8>| {
+        let mut all = vec![id];
+        all.extend(number(content.len()));
+        all.extend(content);
+        all
+    };
+    // (param i32) (result i32): a long chain of arithmetic in blocks.
+    let mut body = vec![0];
+    for _ in 0..120_000 {
+        body.extend([0x20, 0, 0x41, 1, 0x6a, 0x20, 0, 0x6c, 0x21, 0]);
+        body.extend([0x02, 0x40, 0x20, 0, 0x0d, 0, 0x0b]);
+    }
+    body.extend([0x20, 0, 0x0b]);
+    let mut code = number(FUNCTIONS);
+    for _ in 0..FUNCTIONS {
+        code.extend(number(body.len()));
+        code.extend(&body);
+    }
+    let mut functions = number(FUNCTIONS);
+    functions.extend(vec![0; FUNCTIONS]);
+    let mut module = b"\0asm\x01\0\0\0".to_vec();
+    module.extend(section(1, vec![1, 0x60, 1, 0x7f, 1, 0x7f]));
+    module.extend(section(3, functions));
+    module.extend(section(10, code));
+    let mut all = bytes.to_vec();
+    all.extend(section(1, module));
+    all
+}
+
+/// SHA-256 in hexadecimal.
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// Replaces a file by renaming, as an installer does.
+pub(crate) fn rename_in(folder: &Path, name: &str, bytes: &[u8]) {
+    let partial = folder.join(format!("{name}.part"));
+    fs::write(&partial, bytes).unwrap();
+    fs::rename(partial, folder.join(name)).unwrap();
+}
+
+/// A worker with a folder that a test changes.
+pub(crate) struct Rig {
+    pub(crate) home: Home,
+    pub(crate) folder: PluginFolder,
+    pub(crate) worker: Worker,
+    pub(crate) api: Api,
+}
+
+impl Rig {
+    /// With these files beside the first-party plugins.
+    pub(crate) async fn start(files: &[(&str, &[u8])]) -> Self {
+        let mut folder = PluginFolder::first_party().grant(
+            "[plugins.hostile]\nmemory-mib = 256\nreturned-mib = 16\n[plugins.scripted]\nprograms = [\"stand-in\"]\nenvironment = [\"STAND_IN_MODE\"]",
+        );
+        for (name, bytes) in files {
+            folder = folder.file(name, bytes);
+        }
+        Self::with(Home::new(), folder, &[]).await
+    }
+
+    /// In an installation that is there.
+    pub(crate) async fn with(home: Home, folder: PluginFolder, env: &[(&str, &Path)]) -> Self {
+        let worker = home.start_with(folder.path(), env);
+        let api = worker.connected().await;
+        Self {
+            home,
+            folder,
+            worker,
+            api,
+        }
+    }
+
+    /// Puts a file into the folder by renaming.
+    pub(crate) fn put(&self, name: &str, bytes: &[u8]) {
+        rename_in(self.folder.path(), name, bytes);
+    }
+
+    /// Waits until this digest serves under a name.
+    pub(crate) async fn serves(&self, name: &str, wanted: &str) -> Value {
+        self.worker
+            .status(&format!("{name} at {wanted}"), |status| {
+                active(status, name) == wanted
+            })
+            .await
+    }
+
+    /// Waits until a candidate of this name is in a state; gives the reason.
+    pub(crate) async fn candidate(&self, name: &str, state: &str) -> String {
+        let status = self
+            .worker
+            .status(&format!("{name} {state}"), |status| {
+                candidate(status, name)["state"] == state
+            })
+            .await;
+        candidate(&status, name)["reason"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    /// The digest that serves now.
+    pub(crate) async fn active(&self, name: &str) -> String {
+        active(&self.api.get("/daemon/status").await, name)
+    }
+
+    /// The generation that serves now.
+    pub(crate) async fn generation(&self) -> String {
+        let status = self.api.get("/daemon/status").await;
+        status["generation"].as_str().unwrap().to_owned()
+    }
+
+    /// Queues a job of the hostile engine.
+    pub(crate) async fn hostile(&self, job: &str, words: &str) -> String {
+        let task = json!({"kind": "hostile", "prompt": words});
+        let claim = offers::claim(job, "hostile", task, offers::source("hostile"));
+        self.api.offer(&claim).await
+    }
+
+    /// Queues a poem and waits for it.
+    pub(crate) async fn haiku(&self) {
+        let id = self
+            .api
+            .submit(&json!({"kind": "haiku", "text": "snow"}))
+            .await;
+        self.api.result(&id).await;
+    }
+
+    /// What happened to a plugin, as `state` words.
+    pub(crate) async fn story(&self, name: &str) -> Vec<String> {
+        let told = self.api.get("/daemon/plugins/history").await;
+        let events = told["history"].as_array().unwrap().clone();
+        events
+            .iter()
+            .filter(|event| event["plugin"] == name)
+            .map(|event| event["state"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// The journals of all jobs: job, generation, and the engine's digest, for each time that a job began.
+    pub(crate) fn journals(&self) -> Vec<(String, String, String)> {
+        journals(&self.home.path("state/journal"))
+    }
+}
+
+/// What journals say of generations.
+pub(crate) fn journals(dir: &Path) -> Vec<(String, String, String)> {
+    let mut found = Vec::new();
+    let files: Vec<PathBuf> = fs::read_dir(dir)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file())
+        .collect();
+    for file in files {
+        for line in fs::read_to_string(file).unwrap().lines() {
+            let event: Value = serde_json::from_str(line).unwrap();
+            if event["event"] == "offered" || event["event"] == "again" {
+                let body = &event["body"];
+                let text = |value: &Value| value.as_str().unwrap().to_owned();
+                found.push((
+                    text(&body["job"]),
+                    text(&body["generation"]),
+                    text(&body["plugins"][0]["sha256"]),
+                ));
+            }
+        }
+    }
+    found
+}
+
+fn active(status: &Value, name: &str) -> String {
+    let plugins = status["plugins"].as_array().unwrap();
+    let found = plugins.iter().find(|plugin| plugin["name"] == name);
+    found.map_or_else(String::new, |plugin| {
+        plugin["digest"].as_str().unwrap().to_owned()
+    })
+}
+
+fn candidate(status: &Value, name: &str) -> Value {
+    let all = status["swap"]["candidates"].as_array().unwrap();
+    let found = all.iter().find(|one| one["name"] == name);
+    found.cloned().unwrap_or(Value::Null)
+}
+
+/// A moment in which something that must not happen would happen: several looks at the folder.
+pub(crate) async fn a_while() {
+    tokio::time::sleep(Duration::from_secs(3)).await;
+}
