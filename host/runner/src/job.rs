@@ -236,7 +236,7 @@ impl JobRun {
             Err(
                 error @ (JobError::TooManySteps { .. }
                 | JobError::NothingAsked { .. }
-                | JobError::Finish(FinishError::Unusable(_))),
+                | JobError::Finish(FinishError::Unusable(_) | FinishError::Extension { .. })),
             ) => JobEnd::Invalid {
                 plugin: own(),
                 what: error.to_string(),
@@ -266,7 +266,7 @@ impl JobRun {
         };
         let before = self.shared.witness.ended(report).await?;
         let engine = before.engine(&own())?.clone();
-        let there = self.shared.programs.all_there(&engine);
+        let there = self.shared.programs.can_serve(&engine);
         there.then_some((before, engine))
     }
 
