@@ -14,5 +14,6 @@ mod kinds;
 mod pictures;
 mod program;
 mod releases;
+mod server;
 mod stops;
 mod uploads;

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use worker_backends::{Invocation, RunError, Stdin};
