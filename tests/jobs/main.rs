@@ -17,5 +17,6 @@ mod program;
 mod provision;
 mod releases;
 mod servers;
+mod server;
 mod stops;
 mod uploads;

@@ -152,6 +152,40 @@ fn main_memory_counts_only_where_weights_stay_in_it() {
     assert!(route(&mapped, &state).is_ok());
 }
 
+/// The examples of the protocol's page, byte for byte.
+#[test]
+fn the_words_and_the_arithmetic_of_the_protocol() {
+    let mut state = worker();
+    state.vram_threshold_gb = 48.0;
+    state.device_free_gb = Some(16.39);
+    state.host_available_gb = Some(9.1);
+    let (_, device) = route(&OFFER.replace("6.5", "21"), &state).unwrap_err();
+    assert_eq!(
+        device,
+        "insufficient device memory: needs 21.00 GiB, 16.39 GiB free (1.00 GiB kept in reserve)"
+    );
+    // Sizes are added up; a file without one counts nothing.
+    let files = r#"[{"approxBytes":8589934592},{"approxBytes":6281389670},{"filename":"x"}]"#;
+    let offloaded = OFFER
+        .replace(r#"[{"approxBytes":8589934592}]"#, files)
+        .replace("Cpu\":false", "Cpu\":true");
+    let (code, host) = route(&offloaded, &state).unwrap_err();
+    assert_eq!(code, "insufficient_memory");
+    assert_eq!(
+        host,
+        "insufficient host memory: needs 13.85 GiB, 9.10 GiB available (4.00 GiB kept in reserve)"
+    );
+    // What fits to the last byte is taken, what does not by a hundredth is not; what nobody can measure is.
+    for (free, taken) in [(Some(7.5), true), (Some(7.49), false), (None, true)] {
+        state.device_free_gb = free;
+        assert_eq!(route(OFFER, &state).is_ok(), taken, "{free:?}");
+    }
+    for (available, taken) in [(Some(17.86), true), (Some(17.84), false), (None, true)] {
+        state.host_available_gb = available;
+        assert_eq!(route(&offloaded, &state).is_ok(), taken, "{available:?}");
+    }
+}
+
 #[test]
 fn checks_come_in_the_studios_order() {
     let mut state = worker();
