@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 
 use serde_json::{Value, json};
 
-use crate::rig::{Rig, command, said};
+use crate::rig::{Rig, said};
 
 const WITHOUT: &str = "program_sandbox = false\nprograms_without_sandbox = true";
 

@@ -267,7 +267,7 @@ fn a_wrong_value_names_its_line_and_key_only() {
         ("local_api_port = 65536", "local_api_port"),
         ("local_api_port = 80.5", "local_api_port"),
         ("drain_timeout_secs = -1", "drain_timeout_secs"),
-        ("program_timeout_secs = 0", "program_timeout_secs"),
+        ("program_timeout_secs = -1", "program_timeout_secs"),
         (
             "ws_reconnect_attempts = 4294967296",
             "ws_reconnect_attempts",

@@ -141,7 +141,7 @@ fn content_range(text: &str) -> Option<(u64, u64, u64)> {
     let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last, total) = (number(first)?, number(last)?, number(total)?);
-    (first <= last && last < total).then_some((first, last + 1, total))
+    (first <= last && last < total).then(|| (first, last + 1, total))
 }
 
 #[cfg(test)]
