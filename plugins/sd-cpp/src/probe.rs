@@ -38,7 +38,10 @@ pub(crate) struct Probe {
 impl Probe {
     pub(crate) fn read(backend: &BackendStatus) -> Self {
         Self {
-            options: backend.probes.iter().fold(BTreeMap::new(), options),
+            options: backend
+                .probes
+                .iter()
+                .fold(BTreeMap::new(), |known, help| options(known, help)),
             release: backend.release.clone(),
         }
     }
@@ -137,7 +140,7 @@ impl Probe {
 
 /// Adds the options of a help text. An option is a name at the beginning of a line, `  -o, --output <string>   where …`; those that
 /// a description mentions do not count. What follows, up to the next option, is said of it.
-fn options(mut known: BTreeMap<String, String>, help: &String) -> BTreeMap<String, String> {
+fn options(mut known: BTreeMap<String, String>, help: &str) -> BTreeMap<String, String> {
     let mut current: Vec<String> = Vec::new();
     for line in help.lines() {
         let names: Vec<_> = line

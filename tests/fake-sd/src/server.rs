@@ -236,10 +236,9 @@ fn understood(launched: &Request, fields: &Map<String, Value>) -> Result<Job, St
         let asked = int(fields, name).unwrap_or(launched.int(option, 512));
         generate::rounded(if asked <= 0 { 512 } else { asked })
     };
-    let format = match text("output_format") {
-        Some(format @ ("png" | "jpeg" | "webp")) => format,
-        _ => "png",
-    };
+    let format = text("output_format")
+        .filter(|format| ["png", "jpeg", "webp"].contains(format))
+        .unwrap_or("png");
     let references = fields.get("ref_images").and_then(Value::as_array);
     let sampler = sample.get("sample_method").and_then(Value::as_str);
     Ok(Job {
