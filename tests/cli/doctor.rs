@@ -33,8 +33,8 @@ fn failed(told: &Value) -> Vec<String> {
     checks
         .filter(|check| check["level"] == "failure")
         .map(|check| check["check"].as_str().unwrap().to_owned())
-        // A full disk is this machine's, not the program's.
-        .filter(|check| !check.starts_with("disk."))
+        // A full disk is this machine's, not the program's; the harness hides this machine's espeak-ng from every test.
+        .filter(|check| !check.starts_with("disk.") && check != "program espeak-ng")
         .collect()
 }
 
