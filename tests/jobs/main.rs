@@ -16,7 +16,7 @@ mod pictures;
 mod program;
 mod provision;
 mod releases;
-mod servers;
 mod server;
+mod servers;
 mod stops;
 mod uploads;

@@ -95,7 +95,7 @@ pub async fn start(
         source,
     };
     let command = command(invocation)?;
-    let mark = Mark::new().map_err(|error| spawn_error(error.into()))?;
+    let mark = Mark::new().map_err(&spawn_error)?;
     let mut variables = environment(invocation, std::env::vars_os());
     variables.push(mark.variable());
     let sandbox_error = |source| RunError::Sandbox {

@@ -31,9 +31,12 @@ enum How {
     Other,
 }
 
+/// The range of each request, none for a whole file.
+type Seen = Arc<Mutex<Vec<Option<(usize, usize)>>>>;
+
 struct Host {
     url: String,
-    seen: Arc<Mutex<Vec<Option<(usize, usize)>>>>,
+    seen: Seen,
     tag: Arc<Mutex<String>>,
     body: Arc<Vec<u8>>,
     most_at_once: Arc<AtomicUsize>,

@@ -321,7 +321,7 @@ impl Servers {
     pub fn list(&self) -> Vec<Status> {
         let slots = self.lock();
         let mut listed: Vec<Status> = slots.values().filter_map(|slot| status(slot)).collect();
-        listed.sort_by(|a, b| (a.since, a.pid).cmp(&(b.since, b.pid)));
+        listed.sort_by_key(|server| (server.since, server.pid));
         listed
     }
 }

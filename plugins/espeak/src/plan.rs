@@ -85,7 +85,7 @@ fn speed(asked: Option<f32>) -> Result<(u32, Option<String>), Failure> {
     }
     let wanted = factor * OWN_SPEED;
     let words = wanted.clamp(SLOWEST, FASTEST).round();
-    let note = (wanted < SLOWEST || wanted > FASTEST).then(|| {
+    let note = (!(SLOWEST..=FASTEST).contains(&wanted)).then(|| {
         format!(
             "speed {factor} is beyond what espeak-ng speaks; it speaks {words} words per minute"
         )
