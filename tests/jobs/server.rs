@@ -1,6 +1,4 @@
 //! The same pictures through a server that is kept warm.
-//!
-//! Ignored, and printed as such, as long as the worker answers `call` with "not available"; take the attributes away with it.
 
 use serde_json::{Value, json};
 use worker_tests::{Api, FileServer, Home, SdCli, Worker, built, media, offers};
@@ -18,10 +16,8 @@ impl Rig {
         let (home, sd) = (Home::new(), SdCli::install().with_server());
         let files = FileServer::start().await;
         let (cli, server) = (sd.path(), sd.server());
-        let env = [
-            ("STUDIO_WORKER_SD_CLI", cli.as_path()),
-            ("STUDIO_WORKER_SD_SERVER", server.as_path()),
-        ];
+        let [cli, writable] = sd.env(&cli);
+        let env = [cli, writable, ("STUDIO_WORKER_SD_SERVER", server.as_path())];
         let worker = home.start_with(&built::root().join("plugins"), &env);
         let api = worker.connected().await;
         Self {
@@ -51,7 +47,6 @@ impl Rig {
 
 /// One job by the server and one by the command: what each understood of it is the same, field by field, and so is the picture.
 #[tokio::test]
-#[ignore = "the effect `call` is not there yet"]
 async fn a_job_means_the_same_to_both_programs() {
     let (warm, cold) = (Rig::start().await, Rig::start().await);
     std::fs::remove_file(cold.sd.server()).unwrap();
@@ -92,7 +87,6 @@ async fn what_the_two_do_differently_goes_through_the_command() {
 
 /// A server that forgot the job is as good as one that is gone: the command draws it.
 #[tokio::test]
-#[ignore = "the effect `call` is not there yet"]
 async fn a_server_that_forgets_costs_no_job() {
     let rig = Rig::start().await;
     rig.sd.mode("forget");
