@@ -42,15 +42,6 @@ impl Partial {
     pub fn path(&self) -> &Path {
         &self.path
     }
-
-    /// Removes what an earlier try left, for a download that cannot go on from it.
-    ///
-    /// # Errors
-    /// When it cannot be removed.
-    pub fn start_over(&self) -> Result<(), CacheError> {
-        super::remove_if_there(&self.path)?;
-        super::remove_if_there(&resume_path(&self.path))
-    }
 }
 
 /// Why a file is not to be had.

@@ -1,6 +1,5 @@
 //! The machine: GPU, memory, Vulkan, and what the kernel has for the sandbox.
 
-use std::fs;
 use std::path::Path;
 
 use tokio_util::sync::CancellationToken;
@@ -69,20 +68,16 @@ fn vulkan_check() -> Check {
     }
 }
 
-/// What the kernel has to confine programs with, as far as its files tell.
+/// What programs are kept in here: the same answer that decides which plugins may run them.
 fn sandbox_check() -> Check {
-    let lsm = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let landlock = lsm.trim().split(',').any(|module| module == "landlock");
-    let seccomp = status.lines().any(|line| line.starts_with("Seccomp:"));
-    let word = |there| if there { "yes" } else { "no" };
-    let found = format!("landlock {}, seccomp {}", word(landlock), word(seccomp));
-    if landlock && seccomp {
+    let support = worker_backends::support();
+    let found = support.to_string();
+    if support.is_complete() {
         return Check::ok("sandbox", found);
     }
     Check::warning(
         "sandbox",
         found,
-        "programs are not confined by what the kernel lacks: use Linux 5.13 or later with Landlock on (`lsm=` of the kernel's command line)",
+        "plugins that did not come with this worker run no programs here; see docs/sandbox.md",
     )
 }
