@@ -1,15 +1,17 @@
-//! The command line: what can be typed ([`typed`]), what it means ([`meant`]), and how a command speaks ([`output`]).
+//! The command line: what can be typed ([`typed`]), which commands there are ([`command`]), what of them was meant ([`meant`]), and how a command speaks ([`output`]).
 //!
 //! Commands get meant arguments only, so that what contradicts itself is found in one place, before anything is done.
 
+mod command;
 mod meant;
 mod output;
 #[cfg(test)]
 mod reference;
 mod typed;
 
-pub(crate) use meant::{
+pub(crate) use command::{
     Approval, Command, Invocation, Models, Plugins, Registration, Results, Submission, Work,
-    Workers, invocation,
+    Workers,
 };
+pub(crate) use meant::invocation;
 pub(crate) use output::{Failure, Output, one_line, report};

@@ -1,0 +1,152 @@
+//! From a payload to its acknowledgement: kept on disk first, then delivered.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use worker_delivery::{Delivered, KeepError, Kept, MediaContent, Payload, Product};
+use worker_wire::WorkerFrame;
+
+use super::error::{JobError, one_line};
+use super::{JobRun, Stage};
+use crate::finish::Ready;
+use crate::slot::StopReason;
+
+/// How long a delivery may go on after the job was stopped. Shorter cuts off uploads that are all but done; longer holds
+/// up whoever stopped it.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+impl JobRun {
+    /// A job that was done in an earlier session and is offered again: its product is delivered, and nothing is made anew.
+    pub(super) async fn deliver_what_waits(&mut self) -> bool {
+        let job_id = &self.claim.job_id;
+        let delivery = &self.shared.delivery;
+        let Some(kept) = delivery.waiting_for(job_id.as_str(), &self.link).await else {
+            return false;
+        };
+        self.shared.reporter.info(
+            Some(job_id),
+            format!(
+                "{job_id} was done in an earlier session; its result is delivered as it was kept"
+            ),
+        );
+        self.enter(Stage::Delivering);
+        let delivered = self.deliver(kept, false).await;
+        self.journal
+            .write("delivered", json!(format!("{delivered:?}")));
+        self.enter(Stage::Ended);
+        true
+    }
+
+    pub(super) fn failure(&mut self, error: &JobError) -> Payload {
+        let mut message = one_line(&error.to_string());
+        if message.is_empty() {
+            message = format!(
+                "plugin `{}` failed without a word",
+                self.engine.identity().name
+            );
+        }
+        self.journal.write(
+            "failed",
+            json!({ "error": message, "retryable": error.retryable() }),
+        );
+        self.shared.reporter.error(
+            Some(&self.claim.job_id),
+            format!("dispatch failed: {message}"),
+        );
+        Payload::Failure {
+            message,
+            retryable: error.retryable(),
+        }
+    }
+
+    /// Keeps the payload on disk and hands it over. The slot is free when this returns.
+    pub(super) async fn hand_over(&mut self, payload: Payload) {
+        self.enter(Stage::Keeping);
+        let failed = matches!(payload, Payload::Failure { .. });
+        let product = Product {
+            job_id: self.claim.job_id.clone(),
+            kind: self.claim.kind.clone(),
+            model: self.claim.model.clone(),
+            prompt: std::mem::take(&mut self.subject),
+            studio: self.link.account().base.to_string(),
+            worker_id: self.link.account().worker_id.clone(),
+            session: self.link.session(),
+            finished_at: SystemTime::now(),
+            payload,
+        };
+        let kept = match self.shared.delivery.spool().keep(product).await {
+            Ok(kept) => kept,
+            Err(error) => return self.cannot_keep(&error).await,
+        };
+        self.enter(Stage::Delivering);
+        let delivered = self.deliver(kept, failed).await;
+        self.journal
+            .write("delivered", json!(format!("{delivered:?}")));
+    }
+
+    /// Delivers what was kept. A failure is told whatever happens. A product that the studio wants no more is given up
+    /// and kept aside; one that a stopping worker cannot hand over in time stays on disk for its next start.
+    async fn deliver(&self, kept: Kept, failed: bool) -> Option<Delivered> {
+        let interrupt = CancellationToken::new();
+        let delivering = self.shared.delivery.deliver(kept, &self.link, &interrupt);
+        let leaving = async {
+            self.reservation.cancel.cancelled().await;
+            if failed {
+                std::future::pending::<()>().await;
+            }
+            if self.reservation.reason() == Some(StopReason::Cancelled) {
+                interrupt.cancel();
+            }
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        tokio::select! {
+            delivered = delivering => Some(delivered),
+            () = leaving => None,
+        }
+    }
+
+    /// The disk is full or broken: said while the session lasts, so that the studio does not wait for nothing.
+    async fn cannot_keep(&mut self, error: &KeepError) {
+        let message = one_line(&format!("the worker cannot keep the result: {error}"));
+        self.shared
+            .reporter
+            .error(Some(&self.claim.job_id), message.clone());
+        self.journal
+            .write("failed", json!({ "error": message, "retryable": true }));
+        let job_id = self.claim.job_id.to_string();
+        // Where the session is over, the studio has taken the job back already.
+        let _ = self
+            .link
+            .send(WorkerFrame::Fail {
+                job_id,
+                error: message,
+                retryable: true,
+            })
+            .await;
+    }
+}
+
+pub(super) fn payload_of(ready: Ready) -> Payload {
+    match ready {
+        Ready::Bytes {
+            bytes,
+            ext,
+            media_type,
+        } => Payload::Media {
+            content: MediaContent::Bytes(bytes.into()),
+            ext,
+            media_type,
+        },
+        Ready::File {
+            path,
+            ext,
+            media_type,
+        } => Payload::Media {
+            content: MediaContent::File(path),
+            ext,
+            media_type,
+        },
+        Ready::Json(text) => Payload::Json(text),
+    }
+}

@@ -1,0 +1,205 @@
+//! The engine's work on a job: steps and effects until it finishes, then the chain of finishers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use worker_files::JobFiles;
+use worker_plugins::Engine;
+use worker_plugins::contract::{Effect, Finished, Job, Next, Outcome, Provenance};
+
+use super::error::JobError;
+use super::{JobRun, Stage};
+use crate::effects::{OfferTexts, Performer, Tools};
+use crate::finish::{Ready, finish};
+use crate::provision::provide_for_job;
+use crate::slot::StopReason;
+
+impl JobRun {
+    /// The engine's work: steps and effects until it finishes, then the chain of finishers.
+    pub(super) async fn produce(&mut self, kept: &mut Option<JobFiles>) -> Result<Ready, JobError> {
+        let cancel = self.reservation.cancel.clone();
+        let produced = tokio::select! {
+            biased;
+            // The effect in hand sees the same token and ends what it started before this returns.
+            produced = self.steps(kept) => produced,
+            () = cancelled_for_long(&cancel) => Err(JobError::Cancelled),
+        };
+        match produced {
+            Err(_) if cancel.is_cancelled() => Err(match self.reservation.reason() {
+                Some(StopReason::Shutdown) => JobError::Shutdown,
+                _ => JobError::Cancelled,
+            }),
+            other => other,
+        }
+    }
+
+    async fn steps(&mut self, files: &mut Option<JobFiles>) -> Result<Ready, JobError> {
+        self.provide_programs().await?;
+        let job = &Arc::new(self.job()?);
+        self.journal.write("job", self.journal.job(job));
+        self.enter(Stage::Stepping);
+        self.subject = self.engine.subject(job).await?;
+        let finished = self.step_until_finished(job, files).await?;
+        self.enter(Stage::Finishing);
+        let Finished { output, facts } = finished;
+        self.journal.write("finished", json!({ "facts": facts }));
+        let provenance = Provenance {
+            generation: self.generation.id().to_owned(),
+            plugins: self.plugins_used(),
+            programs: self.shared.programs.used_by(&self.engine),
+            facts,
+        };
+        let reporter = &self.shared.reporter;
+        let ready = finish(
+            &self.generation,
+            job,
+            &self.claim.job_id,
+            output,
+            provenance,
+            files.as_ref(),
+            reporter,
+        )
+        .await?;
+        Ok(ready)
+    }
+
+    /// Downloads the programs that the engine lacks, before its job is told what there is.
+    async fn provide_programs(&mut self) -> Result<(), JobError> {
+        let (shared, engine) = (self.shared.clone(), self.engine.clone());
+        if shared.programs.downloadable(&engine).is_empty() {
+            return Ok(());
+        }
+        self.enter(Stage::Provisioning);
+        provide_for_job(
+            &shared,
+            &engine,
+            &self.claim.job_id,
+            &self.link,
+            &self.reservation,
+        )
+        .await
+        .map_err(JobError::Failed)
+    }
+
+    async fn step_until_finished(
+        &mut self,
+        job: &Arc<Job>,
+        files: &mut Option<JobFiles>,
+    ) -> Result<Finished, JobError> {
+        let limit = self.engine.limits().steps;
+        let texts = OfferTexts::of(&self.claim.raw);
+        let mut history: Arc<Vec<Outcome>> = Arc::default();
+        for step in 0..limit {
+            if self.reservation.cancel.is_cancelled() {
+                return Err(JobError::Cancelled);
+            }
+            self.enter(Stage::Stepping);
+            let effects = match self.engine.step(job, &history).await? {
+                Ok(Next::Finish(finished)) => return Ok(finished),
+                Ok(Next::Perform(effects)) if effects.is_empty() => {
+                    return Err(JobError::NothingAsked {
+                        plugin: self.engine.identity().name.clone(),
+                    });
+                }
+                Ok(Next::Perform(effects)) => effects,
+                Err(failure) => return Err(JobError::Failed(failure)),
+            };
+            if let Some(backend) = undeclared(&self.engine, &effects) {
+                self.invalid = Some(format!(
+                    "it asked for the program `{backend}`, which it never declared"
+                ));
+            }
+            self.touched |= effects.iter().any(starts_something);
+            self.enter(Stage::Performing);
+            for effect in &effects {
+                self.journal.write(
+                    "effect",
+                    json!({ "step": step, "effect": self.journal.effect(effect) }),
+                );
+            }
+            let performer = Performer::new(Tools {
+                shared: &self.shared,
+                engine: &self.engine,
+                job_id: &self.claim.job_id,
+                model: &self.claim.model,
+                texts: &texts,
+                link: &self.link,
+                reservation: &self.reservation,
+                vram_gb: self.claim.vram_gb_estimate,
+            });
+            // A job that asks for nothing costs the disk nothing.
+            if files.is_none() {
+                *files = Some(self.job_files()?);
+            }
+            let Some(files) = files.as_ref() else {
+                continue;
+            };
+            let outcomes = performer.perform(effects, files).await;
+            for outcome in &outcomes {
+                self.journal.write(
+                    "outcome",
+                    json!({ "step": step, "outcome": self.journal.outcome(outcome) }),
+                );
+            }
+            // The call is over, so nobody else holds it and nothing is copied.
+            Arc::make_mut(&mut history).extend(outcomes);
+        }
+        Err(JobError::TooManySteps {
+            plugin: self.engine.identity().name.clone(),
+            limit,
+        })
+    }
+
+    fn job_files(&self) -> Result<JobFiles, JobError> {
+        let scratch = self.shared.scratch.job(self.claim.job_id.as_str());
+        let scratch = scratch.map_err(|error| JobError::Scratch(error.to_string()))?;
+        Ok(JobFiles::new(scratch, self.shared.settings.files.clone()))
+    }
+
+    fn job(&self) -> Result<Job, JobError> {
+        Ok(Job {
+            id: self.claim.job_id.to_string(),
+            kind: self.claim.kind.clone(),
+            model: self.claim.model.clone(),
+            task: self.claim.task.clone(),
+            model_source: self.claim.model_source.clone(),
+            vram_gb_estimate: self.claim.vram_gb_estimate,
+            entropy: getrandom::u64().map_err(|error| JobError::Entropy(error.to_string()))?,
+            settings: self.engine.settings().to_owned(),
+            backends: self.shared.programs.statuses(&self.engine),
+            platform: self.shared.facts.platform.clone(),
+        })
+    }
+}
+
+/// Whether an effect begins something outside of this worker that beginning anew would begin twice.
+fn starts_something(effect: &Effect) -> bool {
+    match effect {
+        Effect::Run(_) | Effect::Call(_) | Effect::Http(_) | Effect::Other(_) => true,
+        Effect::Fetch(_) | Effect::Read(_) | Effect::Write(_) | Effect::Wait(_) => false,
+    }
+}
+
+/// The first program asked for that the engine never declared.
+pub(crate) fn undeclared(engine: &Engine, effects: &[Effect]) -> Option<String> {
+    let declared = &engine.description().backends;
+    let asked = effects.iter().filter_map(|effect| match effect {
+        Effect::Run(command) => Some(&command.backend),
+        Effect::Call(call) => Some(&call.backend),
+        _ => None,
+    });
+    asked
+        .filter(|name| !declared.iter().any(|backend| backend.name == **name))
+        .map(|name| name.chars().take(64).collect())
+        .next()
+}
+
+/// An effect ends what it started within a bounded grace; a guest call is bounded by its own limits. This is the
+/// last resort for a job that heeds neither.
+async fn cancelled_for_long(cancel: &CancellationToken) {
+    const LAST_RESORT: Duration = Duration::from_secs(30);
+    cancel.cancelled().await;
+    tokio::time::sleep(LAST_RESORT).await;
+}
