@@ -20,6 +20,7 @@ pub mod folder;
 pub mod home;
 pub mod media;
 pub mod multipart;
+pub mod needs;
 pub mod offers;
 pub mod sd_cli;
 pub mod studio;
