@@ -142,6 +142,20 @@ async fn the_largest_video_is_whole() {
     assert_ne!(frames[0], frames[120]);
 }
 
+/// All 64 million pixels in one frame, and so in one step.
+#[tokio::test]
+async fn the_largest_frame_is_whole() {
+    let home = Home::new();
+    let worker = home.start();
+    let api = worker.connected().await;
+    let id = api
+        .offer(&offers::video("job-1", "the sea", 8000, 8000, 0.125, 8))
+        .await;
+    let frames = media::frames(&api.result(&id).await);
+    assert_eq!(frames.len(), 1);
+    assert_eq!(frames[0].dimensions(), (8000, 8000));
+}
+
 #[tokio::test]
 async fn a_video_beyond_its_bounds_fails_for_good_and_names_them() {
     let home = Home::new();

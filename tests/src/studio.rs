@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State, WebSocketUpgrade};
 use axum::http::{HeaderMap, StatusCode};
@@ -32,6 +32,8 @@ pub enum Reply {
     RetryAfter(u16, u32),
     /// None, ever.
     Silence,
+    /// A head, and the connection cut where the body should be.
+    Cut,
     /// The upgrade, without the sub-protocol.
     WithoutSubprotocol,
 }
@@ -267,6 +269,12 @@ async fn answer(reply: Reply) -> Response {
             (status, [("retry-after", seconds.to_string())]).into_response()
         }
         Reply::Silence => std::future::pending().await,
+        Reply::Cut => {
+            let cut = futures_util::stream::once(async {
+                Err::<Bytes, _>(std::io::Error::other("cut by the script"))
+            });
+            ([("content-length", "100")], Body::from_stream(cut)).into_response()
+        }
         Reply::WithoutSubprotocol => panic!("only an upgrade can go without a sub-protocol"),
     }
 }

@@ -103,7 +103,9 @@ async fn row(signal: Signal, then: Then) {
     let heard = match signal {
         Signal::Error(code) | Signal::ErrorBeforeWelcome(code) => {
             peer.error(code).await;
-            peer.end().await.1
+            let close = peer.end().await.1;
+            assert!(close.is_some(), "the worker hung up without a close");
+            close
         }
         Signal::ErrorAndClose(code, close) => {
             peer.error(code).await;

@@ -133,7 +133,9 @@ async fn the_secret_is_on_disk_before_it_is_needed_and_survives_a_restart() {
 #[tokio::test]
 async fn a_refused_register_request_is_sent_again() {
     let answers = [
+        Reply::Cut,
         Reply::status(401),
+        Reply::status(403),
         Reply::status(404),
         Reply::status(409),
         Reply::RetryAfter(429, 1),
@@ -164,6 +166,7 @@ async fn a_refused_register_request_is_sent_again() {
 async fn a_poll_without_a_decision_is_repeated() {
     let answers = [
         Reply::Status(200, json!({"status": "pending"}).to_string()),
+        Reply::Cut,
         Reply::status(401),
         Reply::status(403),
         Reply::status(409),
