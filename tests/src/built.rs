@@ -89,7 +89,19 @@ fn build(package: &str, profile_dir: &Path) {
         Some(name) => name,
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    // What the outer build tells its tests of their package is none of the inner one's business: build scripts that look at
+    // such variables would run again, and with them half of the dependencies, at each change between the two.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"]
+            .iter()
+            .any(|prefix| text.starts_with(prefix))
+        {
+            command.env_remove(&name);
+        }
+    }
+    let status = command
         .current_dir(root())
         .args([
             "build",
