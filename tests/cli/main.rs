@@ -10,6 +10,7 @@
 mod configuration;
 mod doctor;
 mod local_api;
+mod models;
 mod plugins;
 mod running;
 mod submitting;

@@ -10,9 +10,11 @@
 mod blind;
 mod effects;
 mod espeak;
+mod http;
 mod inventions;
 mod kinds;
 mod pictures;
+mod planted;
 mod program;
 mod provision;
 mod releases;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use worker_tests::component::{number, section, with_section, without_section};
 use worker_tests::folder::component_path;
 use worker_tests::{Api, Home, PluginFolder, Worker, offers};
 
@@ -16,69 +17,17 @@ pub(crate) fn component(name: &str) -> Vec<u8> {
 
 /// The same plugin in other bytes: a custom section that nobody reads is added.
 pub(crate) fn another(bytes: &[u8], mark: &str) -> Vec<u8> {
-    let mut section = vec![u8::try_from("mark".len()).unwrap()];
-    section.extend(b"mark");
-    section.extend(mark.as_bytes());
-    assert!(section.len() < 128, "one byte says how long it is");
-    let mut all = bytes.to_vec();
-    all.push(0);
-    all.push(u8::try_from(section.len()).unwrap());
-    all.extend(section);
-    all
+    with_section(bytes, "mark", mark.as_bytes())
 }
 
 /// The same plugin without the section that says its name, so that its file may have any.
 pub(crate) fn nameless(bytes: &[u8]) -> Vec<u8> {
-    let mut all = bytes[..8].to_vec();
-    let mut rest = &bytes[8..];
-    while !rest.is_empty() {
-        let (length, width) = leb(&rest[1..]);
-        let end = 1 + width + length;
-        let is_name = rest[0] == 0 && {
-            let (size, at) = leb(&rest[1 + width..]);
-            &rest[1 + width + at..1 + width + at + size] == b"component-name"
-        };
-        if !is_name {
-            all.extend(&rest[..end]);
-        }
-        rest = &rest[end..];
-    }
-    all
-}
-
-fn leb(bytes: &[u8]) -> (usize, usize) {
-    let (mut value, mut width) = (0, 0);
-    loop {
-        let byte = usize::from(bytes[width]);
-        value |= (byte & 0x7f) << (7 * width);
-        width += 1;
-        if byte & 0x80 == 0 {
-            return (value, width);
-        }
-    }
+    without_section(bytes, "component-name")
 }
 
 /// A component with one more core module, whose functions take long to compile and are never called.
 pub(crate) fn bomb(bytes: &[u8]) -> Vec<u8> {
     const FUNCTIONS: usize = 12;
-    let number = |mut value: usize| {
-        let mut out = Vec::new();
-        loop {
-            let byte = u8::try_from(value & 0x7f).unwrap();
-            value >>= 7;
-            if value == 0 {
-                out.push(byte);
-                return out;
-            }
-            out.push(byte | 0x80);
-        }
-    };
-    let section = |id: u8, content: Vec<u8>| {
-        let mut all = vec![id];
-        all.extend(number(content.len()));
-        all.extend(content);
-        all
-    };
     // (param i32) (result i32): a long chain of arithmetic in blocks.
     let mut body = vec![0];
     for _ in 0..120_000 {

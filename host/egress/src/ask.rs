@@ -35,16 +35,33 @@ impl From<DownloadError> for Failed {
 pub(crate) struct Asked {
     pub(crate) response: Response,
     /// Who gave it.
-    pub(crate) at: Url,
+    pub(crate) at: Place,
 }
 
-/// Asks at `from`, which is `start` or where its redirects led before, and asks again where a redirect says to, under
+/// Where an answer came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) url: Url,
+    /// Whether every redirect on the way there stayed with the host that was asked first. Once elsewhere, always
+    /// elsewhere: a host that redirects back must not have the operator's login used for it.
+    home: bool,
+}
+
+impl Place {
+    /// Where a download begins.
+    pub(crate) fn start(url: &Url) -> Self {
+        let (url, home) = (url.clone(), true);
+        Self { url, home }
+    }
+}
+
+/// Asks at `from`, which is the start or where its redirects led before, and asks again where a redirect says to, under
 /// the same rules each time.
 pub(crate) async fn ask(
     egress: &Egress,
     shown: &str,
     start: &Url,
-    from: &Url,
+    from: &Place,
     headers: &[(HeaderName, HeaderValue)],
 ) -> Result<Asked, Failed> {
     let policy = &egress.policy;
@@ -52,9 +69,7 @@ pub(crate) async fn ask(
         url: shown.to_owned(),
         why,
     };
-    let mut url = from.clone();
-    // Once elsewhere, always elsewhere: a host that redirects back must not have the operator's login used for it.
-    let mut home = url.origin() == start.origin();
+    let Place { mut url, mut home } = from.clone();
     for _ in 0..=policy.max_redirects {
         home = home && url.origin() == start.origin();
         let mut request = egress.client.get(url.clone());
@@ -74,7 +89,8 @@ pub(crate) async fn ask(
             .map_err(|_| stalled(shown, policy))?
             .map_err(|error| transport(&url, &error))?;
         if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-            return Ok(Asked { response, at: url });
+            let at = Place { url, home };
+            return Ok(Asked { response, at });
         }
         let location = header(response.headers(), &LOCATION)
             .ok_or_else(|| redirect("without saying where to".to_owned()))?;

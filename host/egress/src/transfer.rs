@@ -12,7 +12,9 @@ use reqwest::{Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use crate::ask::{Failed, ask, check_body_head, header, innermost, not_a_file, strong_validator};
+use crate::ask::{
+    Failed, Place, ask, check_body_head, header, innermost, not_a_file, strong_validator,
+};
 use crate::download::{Downloaded, Egress, OnProgress, Wanted};
 use crate::error::{DownloadError, shown_url};
 use crate::sink::Sink;
@@ -74,7 +76,7 @@ impl<'a> Transfer<'a> {
     }
 
     async fn once(&self, start: &Url) -> Result<Downloaded, Failed> {
-        let asked = ask(self.egress, &self.shown, start, start, &[]).await?;
+        let asked = ask(self.egress, &self.shown, start, &Place::start(start), &[]).await?;
         let response = asked.response;
         if response.status() != StatusCode::OK {
             return Err(not_a_file(&self.shown, &response));

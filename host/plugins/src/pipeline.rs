@@ -117,6 +117,11 @@ impl PluginSet {
         &self.refused
     }
 
+    /// Whether a file of this name lies there, be it one that is refused by its name alone.
+    pub fn is_there(&self, file: &str) -> bool {
+        self.names().any(|name| name == file) || self.refused.iter().any(|one| one.file == file)
+    }
+
     /// The names of all files that may be plugins.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.files.iter().map(|file| file.file.as_str())

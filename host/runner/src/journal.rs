@@ -251,7 +251,8 @@ impl Journal {
     pub fn effect(&self, effect: &Effect) -> Value {
         match effect {
             Effect::Write((name, parts)) => {
-                json!({ "Write": [name, parts.iter().map(part).collect::<Vec<_>>()] })
+                let parts: Vec<Value> = parts.iter().map(part).collect();
+                json!({ "Write": [self.value(name), parts] })
             }
             Effect::Run(command) if !command.input.is_empty() => {
                 let input: Vec<Value> = command.input.iter().map(part).collect();
@@ -283,7 +284,8 @@ impl Journal {
         }
     }
 
-    fn value<T: serde::Serialize>(&self, value: &T) -> Value {
+    /// Whatever else a plugin said, as the journal keeps it.
+    pub fn value<T: serde::Serialize>(&self, value: &T) -> Value {
         let value = redact(serde_json::to_value(value).unwrap_or(Value::Null));
         if self.prompts {
             value
@@ -348,20 +350,32 @@ fn redact(value: Value) -> Value {
     }
 }
 
-/// With prompts off, every text longer than a name becomes its digest.
+/// With prompts off, every text becomes its digest. Only what names a program or an option stays: without those nobody
+/// could tell what was done.
 fn without_texts(value: Value) -> Value {
-    const NAME: usize = 32;
     match value {
-        Value::String(text) if text.len() > NAME || text.contains(' ') => {
-            digest_of(text.as_bytes())
-        }
+        Value::String(text) => digest_of(text.as_bytes()),
         Value::Array(items) => Value::Array(items.into_iter().map(without_texts).collect()),
         Value::Object(map) => Value::Object(
             map.into_iter()
-                .map(|(k, v)| (k, without_texts(v)))
+                .map(|(key, value)| match value.as_str() {
+                    Some(text) if is_name(&key, text) => (key, value),
+                    _ => (key, without_texts(value)),
+                })
                 .collect(),
         ),
         other => other,
+    }
+}
+
+/// Whether this is the name of a program, or of an option as command lines have them.
+fn is_name(key: &str, text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let bare = text.len() <= 64 && text.chars().all(plain);
+    match key {
+        "backend" => bare,
+        "Flag" | "name" => bare && text.starts_with('-'),
+        _ => false,
     }
 }
 
@@ -396,13 +410,22 @@ fn redact_text(text: String) -> String {
 
 /// The URL without user info, query and fragment, where the text is one.
 pub(crate) fn bare_url(text: &str) -> Option<String> {
-    if text.starts_with("data:") {
+    // What a download takes for a URL is one here: in any case, with blanks before it and line ends within.
+    let start = text.trim_start_matches(|c: char| c <= ' ').chars();
+    let start = start.filter(|c| !matches!(c, '\t' | '\n' | '\r')).take(6);
+    let start = start.collect::<String>().to_ascii_lowercase();
+    if start.starts_with("data:") {
         return Some(format!("data: ({} bytes)", text.len()));
     }
-    if !(text.starts_with("https://") || text.starts_with("http://")) {
+    if !(start.starts_with("https:") || start.starts_with("http:")) {
         return None;
     }
-    let mut url = url::Url::parse(text).ok()?;
+    let mut url = match url::Url::parse(text) {
+        Ok(url) => url,
+        // A sentence that begins so is none; a URL that nobody can read may hold a token all the same.
+        Err(_) if text.contains(' ') => return None,
+        Err(_) => return Some("not a valid URL".to_owned()),
+    };
     url.set_query(None);
     url.set_fragment(None);
     // Neither fails for http URLs.
@@ -419,10 +442,13 @@ mod tests {
     fn secrets_in_urls_and_large_bytes_are_left_out() {
         let value = redact(json!({
             "url": "https://me:pw@host/a?token=SECRET#frag",
+            "odd": [" HTTPS://me:pw@host/a?token=SECRET", "http:/me:pw@host/a?token=SECRET", "ht\ntps://host/?SECRET", "https://host:x/?SECRET", "DATA:,SECRET"],
             "bytes": vec![7u8; WHOLE_BYTES + 1],
             "small": [1, 2, 3],
         }));
         assert_eq!(value["url"], "https://host/a");
+        assert_eq!(value["odd"][0], "https://host/a");
+        assert!(!value.to_string().contains("SECRET"), "{value}");
         assert_eq!(value["bytes"]["bytes"], WHOLE_BYTES + 1);
         assert_eq!(value["small"], json!([1, 2, 3]));
     }
@@ -434,6 +460,11 @@ mod tests {
         let mut journal = store.start(&JobId::parse("j").unwrap());
         journal.write("offered", journal.document(r#"{"prompt":"a secret koi"}"#));
         journal.write("effect", journal.value(&json!({"text": "a secret koi"})));
+        let run = json!({"Run": {"backend": "draw", "arguments": [
+            {"Flag": "--fast"}, {"Flag": "koi"}, {"Positional": [{"Text": "koi"}]},
+            {"Setting": {"name": "--words", "value": [{"Text": "koi"}]}},
+        ]}});
+        journal.write("effect", journal.value(&run));
         let file = fs::read_dir(dir.path())
             .unwrap()
             .flatten()
@@ -441,8 +472,11 @@ mod tests {
             .find(|path| path.is_file())
             .unwrap();
         let text = fs::read_to_string(file).unwrap();
-        assert_eq!(text.lines().count(), 2);
+        assert_eq!(text.lines().count(), 3);
         assert!(!text.contains("koi"), "{text}");
+        for kept in ["\"draw\"", "--fast", "--words"] {
+            assert!(text.contains(kept), "{kept}: {text}");
+        }
     }
 
     #[test]

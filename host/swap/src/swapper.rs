@@ -228,8 +228,16 @@ impl Swapper {
                     .by(&format!("{name}.wasm")),
             };
             self.refuse(&name, &unread, refusal).await;
+            self.clear_store().await;
         }
         taken
+    }
+
+    /// Removes stored files that no decision needs: whoever drops files into the folder must not fill the disk with them.
+    async fn clear_store(&self) {
+        let (kept, book) = (self.kept.clone(), self.book().await);
+        // What cannot be cleared away now is cleared away at the next start.
+        let _ = tokio::task::spawn_blocking(move || kept.sweep(&|digest| book.needs(digest))).await;
     }
 
     async fn is_refused(&self, name: &str) -> bool {

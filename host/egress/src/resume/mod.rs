@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
-use crate::ask::Failed;
+use crate::ask::{Failed, Place};
 use crate::download::{Downloaded, Egress, OnProgress, Wanted};
 use crate::error::DownloadError;
 use crate::transfer::disk;
@@ -89,7 +89,7 @@ pub(crate) struct Run<'a> {
     /// Answers used for what is on disk now, an earlier call's counted as one.
     pub(crate) answers: AtomicU32,
     /// Where the redirects of the first answer led.
-    pub(crate) resolved: Mutex<Option<Url>>,
+    pub(crate) resolved: Mutex<Option<Place>>,
     /// What the last attempt was working on, for the record.
     pub(crate) current: Mutex<Option<(Version, pass::Watch)>>,
 }

@@ -13,7 +13,7 @@ use super::pass::{Pass, Writer};
 use super::record::Version;
 use super::spans::Spans;
 use super::{Run, Stop, locked};
-use crate::ask::{Asked, Failed, ask, header, innermost, stalled};
+use crate::ask::{Asked, Failed, Place, ask, header, innermost, stalled};
 use crate::error::DownloadError;
 use crate::transfer::disk;
 
@@ -93,8 +93,9 @@ impl Run<'_> {
             // Signed addresses expire.
             *locked(&self.resolved) = None;
         }
-        let Asked { response, at } = ask(egress, shown, start, start, headers).await?;
-        if at != *start && response.status().is_success() {
+        let first = Place::start(start);
+        let Asked { response, at } = ask(egress, shown, start, &first, headers).await?;
+        if at != first && response.status().is_success() {
             *locked(&self.resolved) = Some(at);
         }
         Ok(response)

@@ -8,7 +8,7 @@ use worker_wire::{Extension, WorkerFrame};
 
 use super::perform::Tools;
 
-/// Least time between two tellings. Shorter floods whoever listens; longer looks stuck.
+/// Least time between two tellings to the studio. Shorter floods whoever listens; longer looks stuck.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 
 /// Least time between two lines of the log.
@@ -47,24 +47,28 @@ impl<'a> Meter<'a> {
     /// Bytes so far, and all of them where known. Cheap enough for each piece that comes.
     pub(super) fn tell(&self, done: u64, total: Option<u64>) {
         let now = Instant::now();
-        let (done, log) = {
+        let mib = |bytes: u64| u32::try_from(bytes.div_ceil(MIB)).unwrap_or(u32::MAX);
+        let (done, due, log) = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let shown = state.told.map(|_| mib(state.done));
             state.done = state.done.max(done);
-            let whole = total == Some(state.done);
-            let due = state
-                .told
-                .is_none_or(|told| now.duration_since(told) >= TELL_EVERY);
-            if !due && !whole {
+            let due = total == Some(state.done)
+                || state
+                    .told
+                    .is_none_or(|told| now.duration_since(told) >= TELL_EVERY);
+            // `status` may be looked at when the host has fallen silent: it must not miss the last that came.
+            if !due && shown == Some(mib(state.done)) {
                 return;
             }
-            state.told = Some(now);
-            let log = now.duration_since(state.logged) >= LOG_EVERY;
+            if due {
+                state.told = Some(now);
+            }
+            let log = due && now.duration_since(state.logged) >= LOG_EVERY;
             if log {
                 state.logged = now;
             }
-            (state.done, log)
+            (state.done, due, log)
         };
-        let mib = |bytes: u64| u32::try_from(bytes.div_ceil(MIB)).unwrap_or(u32::MAX);
         let progress = Progress {
             done: mib(done),
             total: mib(total.unwrap_or(0).max(done)),
@@ -80,7 +84,7 @@ impl<'a> Meter<'a> {
                 .reporter
                 .info(Some(self.tools.job_id), line);
         }
-        if self.tools.link.speaks(Extension::Progress) {
+        if due && self.tools.link.speaks(Extension::Progress) {
             self.tools.link.offer(WorkerFrame::Progress {
                 job_id: self.tools.job_id.to_string(),
                 done: progress.done,

@@ -46,9 +46,10 @@ impl JobRun {
                 self.engine.identity().name
             );
         }
+        let told = self.journal.value(&message);
         self.journal.write(
             "failed",
-            json!({ "error": message, "retryable": error.retryable() }),
+            json!({ "error": told, "retryable": error.retryable() }),
         );
         self.shared.reporter.error(
             Some(&self.claim.job_id),

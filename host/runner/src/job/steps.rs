@@ -44,7 +44,8 @@ impl JobRun {
         let finished = self.step_until_finished(job, files).await?;
         self.enter(Stage::Finishing);
         let Finished { output, facts } = finished;
-        self.journal.write("finished", json!({ "facts": facts }));
+        let told = self.journal.value(&facts);
+        self.journal.write("finished", json!({ "facts": told }));
         let provenance = Provenance {
             generation: self.generation.id().to_owned(),
             plugins: self.plugins_used(),

@@ -156,10 +156,7 @@ impl Swapper {
         let (mut unsettled, mut gone) = (false, Vec::new());
         {
             let mut inner = self.inner.lock().await;
-            let there: Vec<&str> = set.names().collect();
-            inner
-                .handled
-                .retain(|file, _| there.contains(&file.as_str()));
+            inner.handled.retain(|file, _| set.is_there(file));
             // What was refused and is gone has nothing more to tell.
             let asked = inner.asking.keys().cloned().collect::<Vec<_>>();
             for name in asked {
@@ -171,14 +168,14 @@ impl Swapper {
                         ..
                     })
                 );
-                if refused && !there.contains(&file.as_str()) {
+                if refused && !set.is_there(&file) {
                     inner.asking.remove(&name);
                 }
             }
             for (name, entry) in &inner.book.plugins {
                 let file = format!("{name}.wasm");
                 let from_folder = entry.seen.is_some() && !entry.by_hand && !entry.pinned;
-                if !from_folder || entry.active.is_none() || there.contains(&file.as_str()) {
+                if !from_folder || entry.active.is_none() || set.is_there(&file) {
                     looks.gone.remove(name);
                     continue;
                 }

@@ -129,7 +129,6 @@ fn read(options: &Options) -> Result<Read, SwapError> {
 
 /// What came from the folder and is no longer there was taken away by the operator.
 fn forget_deleted(book: &mut Book, set: &PluginSet) {
-    let names: Vec<String> = set.names().map(str::to_owned).collect();
     let gone: Vec<String> = book
         .plugins
         .iter()
@@ -137,7 +136,7 @@ fn forget_deleted(book: &mut Book, set: &PluginSet) {
             entry.seen.is_some()
                 && !entry.by_hand
                 && !entry.pinned
-                && !names.contains(&format!("{name}.wasm"))
+                && !set.is_there(&format!("{name}.wasm"))
         })
         .map(|(name, _)| name.clone())
         .collect();

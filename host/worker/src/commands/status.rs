@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use worker_config::{IdentityFile, Paths, Settings, Studio};
 
-use crate::cli::Failure;
+use crate::cli::{Failure, one_line};
 use crate::client::Client;
 use crate::output;
 
@@ -105,6 +105,8 @@ fn lines(status: &Value) -> Vec<String> {
             (Some(done), Some(total)) => format!(" {done}/{total}"),
             _ => String::new(),
         };
+        let note = text("/currentJob/progress/note").map(|note| format!(" {note}"));
+        let progress = progress + &one_line(&note.unwrap_or_default());
         line("job", Some(format!("{job} {stage}{progress}")));
     }
     for server in status
