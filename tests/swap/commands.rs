@@ -26,12 +26,12 @@ async fn an_operator_adds_pins_and_rolls_back_beside_a_running_worker() {
     assert_eq!(rig.active("haiku").await, digest(&second));
     rig.home.run(&["plugin", "pin", "haiku"]).await.ok();
     rig.put("haiku.wasm", &third);
-    rig.candidate("haiku", "waiting").await;
+    rig.candidate("haiku", "pinned").await;
     let error = rig.home.run(&["plugin", "rollback", "haiku"]).await.error();
     assert!(error.contains("pinned"), "{error}");
     let listed = rig.home.run(&["plugin", "list"]).await.ok();
     assert!(
-        listed.contains("(pinned)") && listed.contains("waiting"),
+        listed.contains("(pinned)") && listed.contains("plugin unpin haiku"),
         "{listed}"
     );
     assert_eq!(rig.active("haiku").await, digest(&second));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
+use worker_tests::{Home, PluginFolder};
 
 use crate::support::{Rig, a_while, another, bomb, component, digest};
 
@@ -141,8 +142,14 @@ async fn what_is_no_regular_file_is_refused_and_holds_nobody_up() {
 #[tokio::test]
 async fn a_probe_that_traps_is_refused() {
     let first = component("haiku");
-    let rig = Rig::start(&[("haiku.wasm", &first)]).await;
-    for deed in ["start-loop", "describe-grow", "describe-recurse"] {
+    let deeds = ["start-loop", "describe-grow", "describe-recurse"];
+    let granted = deeds
+        .map(|deed| format!("[plugins.hostile-{deed}]\nmemory-mib = 256\nreturned-mib = 16\n"));
+    let folder = PluginFolder::first_party()
+        .grant(&granted.concat())
+        .file("haiku.wasm", &first);
+    let rig = Rig::with(Home::new(), folder, &[]).await;
+    for deed in deeds {
         let name = format!("hostile-{deed}");
         fs::write(
             rig.folder.path().join(format!("{name}.wasm")),
@@ -150,8 +157,9 @@ async fn a_probe_that_traps_is_refused() {
         )
         .unwrap();
     }
-    for deed in ["start-loop", "describe-grow", "describe-recurse"] {
-        rig.candidate(&format!("hostile-{deed}"), "refused").await;
+    for deed in deeds {
+        let reason = rig.candidate(&format!("hostile-{deed}"), "refused").await;
+        assert!(reason.contains("(probe)"), "{reason}");
     }
     rig.haiku().await;
     assert_eq!(rig.active("haiku").await, digest(&first));

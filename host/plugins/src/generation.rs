@@ -9,7 +9,8 @@ use crate::contract::{
     Rejection, WorkerState,
 };
 use crate::fault::{CallError, Fault};
-use crate::grants::{Grants, Limits};
+use crate::grants::{Asked, Grants, Limits};
+use crate::terms::Signature;
 
 /// Who a plugin is, from its file and the file's metadata sections.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -26,12 +27,15 @@ pub struct Identity {
     pub digest: String,
     /// The file's name in its folder.
     pub file: String,
+    /// Who signed it.
+    pub signature: Signature,
 }
 
 /// What engines, routers and finishers have in common.
 #[derive(Clone)]
 pub(crate) struct Plugin {
     pub(crate) identity: Identity,
+    pub(crate) asked: Asked,
     pub(crate) grants: Grants,
     pub(crate) settings: String,
     pub(crate) code: Arc<Code>,
@@ -43,6 +47,11 @@ macro_rules! common {
             /// Who it is.
             pub fn identity(&self) -> &Identity {
                 &self.plugin.identity
+            }
+
+            /// What it asks for.
+            pub fn asked(&self) -> &Asked {
+                &self.plugin.asked
             }
 
             /// What it is given.

@@ -238,37 +238,8 @@ impl Asked {
         plugin: &str,
         given: &Permissions,
     ) -> Result<(Grants, Limits), Broken> {
-        let lists: [(&str, &[String], &[String]); 4] = [
-            ("programs", &self.programs, &given.programs),
-            ("build-urls", &self.build_urls, &given.build_urls),
-            ("environment", &self.environment, &given.environment),
-            ("hosts", &self.hosts, &given.hosts),
-        ];
-        for (key, asked, granted) in lists {
-            let covered = |item: &String| {
-                granted.contains(item)
-                    || (key == "build-urls" && granted.iter().any(|g| names::is_under(item, g)))
-            };
-            if let Some(item) = asked.iter().find(|item| !covered(item)) {
-                return Err(missing_item(plugin, key, item, asked, granted));
-            }
-        }
-        if let Some(secret) = self.secrets.iter().find(|s| !given.secrets.contains(s)) {
-            return Err(missing_secret(plugin, secret));
-        }
-        for bound in &BOUNDS {
-            let cap = (bound.get)(&given.limits).unwrap_or(bound.default);
-            if let Some(asked) = (bound.get)(&self.limits).filter(|asked| *asked > cap) {
-                // What comes with memory that was granted needs no second word.
-                if bound.key == "returned-mib" && (bound.get)(&given.limits).is_none() {
-                    continue;
-                }
-                return Err(Rule::Granted.broken(format!(
-                    "asks for {key} = {asked}, it may have {cap}; to allow it, put `{key} = {asked}` under [plugins.{plugin}] in plugins.toml",
-                    key = bound.key
-                )));
-            }
-        }
+        self.check_granted(plugin, given)
+            .map_err(|broken| broken.lacking(self, self.beyond(given)))?;
         let grants = Grants {
             programs: self.programs.clone(),
             build_urls: self.build_urls.clone(),
@@ -277,6 +248,102 @@ impl Asked {
             secrets: self.secrets.clone(),
         };
         Ok((grants, settle(&self.limits, &given.limits)))
+    }
+
+    fn check_granted(&self, plugin: &str, given: &Permissions) -> Result<(), Broken> {
+        let lists: [(&str, &[String], &[String]); 4] = [
+            ("programs", &self.programs, &given.programs),
+            ("build-urls", &self.build_urls, &given.build_urls),
+            ("environment", &self.environment, &given.environment),
+            ("hosts", &self.hosts, &given.hosts),
+        ];
+        for (key, asked, granted) in lists {
+            if let Some(item) = asked.iter().find(|item| !covers(key, granted, item)) {
+                return Err(missing_item(plugin, key, item, asked, granted));
+            }
+        }
+        if let Some(secret) = self.secrets.iter().find(|s| !given.secrets.contains(s)) {
+            return Err(missing_secret(plugin, secret));
+        }
+        for bound in &BOUNDS {
+            if let Some((asked, cap)) = bound.beyond(&self.limits, &given.limits) {
+                return Err(Rule::Granted.broken(format!(
+                    "asks for {key} = {asked}, it may have {cap}; to allow it, put `{key} = {asked}` under [plugins.{plugin}] in plugins.toml",
+                    key = bound.key
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The part that is not given.
+    pub fn beyond(&self, given: &Permissions) -> Self {
+        let part = |key: &str, asked: &[String], granted: &[String]| {
+            let missing = asked.iter().filter(|item| !covers(key, granted, item));
+            missing.cloned().collect()
+        };
+        let secrets = self.secrets.iter();
+        let mut limits = LimitValues::default();
+        for bound in &BOUNDS {
+            if let Some((asked, _)) = bound.beyond(&self.limits, &given.limits) {
+                (bound.set)(&mut limits, asked);
+            }
+        }
+        Self {
+            programs: part("programs", &self.programs, &given.programs),
+            build_urls: part("build-urls", &self.build_urls, &given.build_urls),
+            environment: part("environment", &self.environment, &given.environment),
+            hosts: part("hosts", &self.hosts, &given.hosts),
+            secrets: secrets
+                .filter(|secret| !given.secrets.contains(secret))
+                .cloned()
+                .collect(),
+            limits,
+        }
+    }
+
+    /// Whether it asks for nothing beyond the defaults.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+fn covers(key: &str, granted: &[String], item: &String) -> bool {
+    granted.contains(item)
+        || (key == "build-urls" && granted.iter().any(|g| names::is_under(item, g)))
+}
+
+impl Bound {
+    /// What is asked, where that is more than is given, and what is given.
+    fn beyond(&self, asked: &LimitValues, given: &LimitValues) -> Option<(u32, u32)> {
+        let cap = (self.get)(given).unwrap_or(self.default);
+        let asked = (self.get)(asked).filter(|asked| *asked > cap)?;
+        // What comes with memory that was granted needs no second word.
+        let with_memory = self.key == "returned-mib" && (self.get)(given).is_none();
+        (!with_memory).then_some((asked, cap))
+    }
+}
+
+impl Permissions {
+    /// These and all that `asked` names.
+    pub fn with(mut self, asked: &Asked) -> Self {
+        let lists = [
+            (&mut self.programs, &asked.programs),
+            (&mut self.build_urls, &asked.build_urls),
+            (&mut self.environment, &asked.environment),
+            (&mut self.hosts, &asked.hosts),
+        ];
+        for (given, asked) in lists {
+            given.extend(asked.iter().cloned());
+        }
+        self.secrets.extend(asked.secrets.iter().cloned());
+        for bound in &BOUNDS {
+            let given = (bound.get)(&self.limits).unwrap_or(bound.default);
+            if let Some(more) = (bound.get)(&asked.limits).filter(|more| *more > given) {
+                (bound.set)(&mut self.limits, more);
+            }
+        }
+        self
     }
 }
 

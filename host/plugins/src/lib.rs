@@ -34,6 +34,7 @@ mod refusal;
 mod room;
 mod sandbox;
 mod serving;
+mod terms;
 mod wasi;
 
 pub use call::FUEL_PER_MS;
@@ -49,11 +50,11 @@ pub use inspect::{InspectError, Inspection, Validated, inspect, validate};
 pub use kept::{Kept, KeptError};
 pub use load::{EmbeddedFile, LoadError, Loaded, Source, load};
 pub use pipeline::{
-    Compiled, Examined, Linked, Origin, Permitted, PluginSet, Print, Probed, ReadOnce, Signature,
-    Stored, Verified,
+    Compiled, Examined, Linked, Permitted, PluginSet, Print, Probed, ReadOnce, Stored, Verified,
 };
 pub use policy::{Permissions, Policy, PolicyError};
 pub use prepare::Plugged;
-pub use refusal::{Broken, Refusal, Rule};
+pub use refusal::{Broken, Lacks, Refusal, Rule};
 pub use sandbox::{Sandbox, SandboxError, SandboxOptions};
 pub use serving::Serving;
+pub use terms::{Against, Origin, Signature, Terms};

@@ -13,13 +13,14 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::folder::{Folder, ReadError, shown};
-use crate::generation::{Engine, Finisher, Generation, Router};
+use crate::generation::{Engine, Finisher, Generation, Identity, Router};
 use crate::names;
-use crate::pipeline::{Origin, ReadOnce};
+use crate::pipeline::ReadOnce;
 use crate::policy::{self, Policy, PolicyError};
 use crate::prepare::{Bytes, Candidate, Plugged, Prepared, probe};
 use crate::refusal::{Broken, Refusal, Rule};
 use crate::sandbox::Sandbox;
+use crate::terms::{Signature, Terms};
 
 /// Plugins of one set.
 pub(crate) const MAX_PLUGINS: usize = 128;
@@ -267,7 +268,12 @@ fn prepare(
     let Some(read) = ReadOnce::of(policy, candidate)? else {
         return Ok(None);
     };
-    let Some(permitted) = read.unstored().verify(Origin::Operator)?.permit(policy)? else {
+    let terms = match &candidate.bytes {
+        Bytes::Embedded(_) => Terms::built_in(),
+        Bytes::InFolder(..) => Terms::of_operator(read.signature().map(str::to_owned)),
+    };
+    let verified = read.unstored().verify(terms, policy)?;
+    let Some(permitted) = verified.permit(policy)? else {
         return Ok(None);
     };
     let linked = permitted.examine()?.compile(sandbox)?.link(sandbox)?;
@@ -396,18 +402,21 @@ fn id(
     finishers: &[Arc<Finisher>],
 ) -> String {
     let mut hash = Sha256::new();
-    let mut add =
-        |role: &str, name: &str, digest: &str| hash.update(format!("{role} {name} {digest}\n"));
+    let mut add = |role: &str, identity: &Identity| {
+        let Identity { name, digest, .. } = identity;
+        // The same bytes signed and not signed are told apart, on every job's record too.
+        let signed = match &identity.signature {
+            Signature::NotSigned => String::new(),
+            Signature::Verified { key, .. } => format!(" {key}"),
+        };
+        hash.update(format!("{role} {name} {digest}{signed}\n"));
+    };
     for engine in engines {
-        add("engine", &engine.identity().name, &engine.identity().digest);
+        add("engine", engine.identity());
     }
-    add("router", &router.identity().name, &router.identity().digest);
+    add("router", router.identity());
     for finisher in finishers {
-        add(
-            "finisher",
-            &finisher.identity().name,
-            &finisher.identity().digest,
-        );
+        add("finisher", finisher.identity());
     }
     hash.update(policy);
     let hex = hex::encode(hash.finalize());

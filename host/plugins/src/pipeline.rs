@@ -5,11 +5,12 @@
 //! The bytes read are the bytes of every later step. None of the steps touches what serves.
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use wasmtime::component::Component;
+use worker_trust::{MAX_SIGNATURE_BYTES, SUFFIX};
 
 use crate::call::Code;
 use crate::examine::{Anatomy, World};
@@ -25,27 +26,7 @@ use crate::prepare::{
 };
 use crate::refusal::{Broken, Refusal, Rule};
 use crate::sandbox::Sandbox;
-
-/// Who brought a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
-    /// The operator's own hand: the folder, the command line, the built-in set.
-    Operator,
-    /// Anybody else: a studio, an address. Must be signed by a trusted key.
-    Remote,
-}
-
-/// What is known of a file's signature. A signature that fails is no state but a refusal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Signature {
-    /// There is none.
-    NotSigned,
-    /// It is there, and made by this trusted key.
-    Verified {
-        /// The key's id.
-        key: String,
-    },
-}
+use crate::terms::{Signature, Terms};
 
 /// A file of a folder as it looks from outside. While it differs between two looks, somebody is at work on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +35,8 @@ pub struct Print {
     changed: Option<std::time::Duration>,
     inode: u64,
     ctime: (i64, i64),
+    /// Its signature file, where there is one.
+    signature: Option<Box<Print>>,
 }
 
 /// A plugin folder, or the built-in set, with its policy as it was when it was opened.
@@ -131,7 +114,14 @@ impl PluginSet {
     pub fn print(&self, file: &str) -> Option<Print> {
         let found = self.files.iter().find(|one| one.file == file)?;
         match &found.bytes {
-            Bytes::InFolder(folder, path) => folder.print(path),
+            Bytes::InFolder(folder, path) => {
+                let signature = folder.print(&signature_path(path));
+                let print = folder.print(path)?;
+                Some(Print {
+                    signature: signature.map(Box::new),
+                    ..print
+                })
+            }
             Bytes::Embedded(_) => None,
         }
     }
@@ -180,8 +170,34 @@ impl Folder {
             changed,
             inode,
             ctime,
+            signature: None,
         })
     }
+
+    /// The text of the signature file that lies beside a file.
+    pub(crate) fn signature_of(&self, name: &Path) -> Result<Option<String>, Broken> {
+        let unusable = |why: String| {
+            Rule::Signature.broken(format!(
+                "its signature file ({SUFFIX}) {why}; remove it or sign anew"
+            ))
+        };
+        match self.read(&signature_path(name), MAX_SIGNATURE_BYTES as u64) {
+            Ok(bytes) => String::from_utf8(bytes)
+                .map(Some)
+                .map_err(|_| unusable("is not text".to_owned())),
+            Err(ReadError::Missing) => Ok(None),
+            Err(ReadError::TooLarge { .. }) => Err(unusable(format!(
+                "is larger than {MAX_SIGNATURE_BYTES} bytes"
+            ))),
+            Err(error) => Err(unusable(error.to_string())),
+        }
+    }
+}
+
+fn signature_path(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(SUFFIX);
+    PathBuf::from(name)
 }
 
 /// A file's bytes, read once.
@@ -191,6 +207,7 @@ pub struct ReadOnce {
     file: String,
     bytes: Cow<'static, [u8]>,
     digest: String,
+    signature: Option<String>,
 }
 
 impl ReadOnce {
@@ -202,11 +219,15 @@ impl ReadOnce {
             tracing::info!(target: "plugins", "{} is disabled in plugins.toml", candidate.file);
             return Ok(None);
         }
-        let bytes = match &candidate.bytes {
-            Bytes::InFolder(folder, path) => Cow::Owned(folder.read(path, mib(given.file_mib))?),
-            Bytes::Embedded(bytes) => Cow::Borrowed(*bytes),
+        let read = match &candidate.bytes {
+            Bytes::InFolder(folder, path) => {
+                let bytes = Cow::Owned(folder.read(path, mib(given.file_mib))?);
+                let signature = folder.signature_of(path)?;
+                Self::from_bytes(&candidate.file, bytes)?.signed(signature)
+            }
+            Bytes::Embedded(bytes) => Self::from_bytes(&candidate.file, Cow::Borrowed(*bytes))?,
         };
-        Ok(Some(Self::from_bytes(&candidate.file, bytes)?))
+        Ok(Some(read))
     }
 
     /// A file anywhere, named like a plugin: what a person hands over by its path. Blocks.
@@ -218,10 +239,9 @@ impl ReadOnce {
         let limit = mib(policy.permissions(stem(&file)?).file_mib);
         let folder = Folder::open(&parent)
             .map_err(|error| unreadable(format!("its folder cannot be read: {error}")))?;
-        let bytes = folder
-            .read(&name, limit)
-            .map_err(|error: ReadError| error)?;
-        Self::from_bytes(&file, Cow::Owned(bytes))
+        let bytes = folder.read(&name, limit)?;
+        let signature = folder.signature_of(&name)?;
+        Ok(Self::from_bytes(&file, Cow::Owned(bytes))?.signed(signature))
     }
 
     /// Bytes that came some other way, under the file name that they are to have.
@@ -231,7 +251,18 @@ impl ReadOnce {
             file: file.to_owned(),
             digest: hex::encode(Sha256::digest(&bytes)),
             bytes,
+            signature: None,
         })
+    }
+
+    /// With the text of its signature file.
+    pub fn signed(self, signature: Option<String>) -> Self {
+        Self { signature, ..self }
+    }
+
+    /// The text of its signature file; nothing about it is checked.
+    pub fn signature(&self) -> Option<&str> {
+        self.signature.as_deref()
     }
 
     /// The plugin's name.
@@ -270,16 +301,15 @@ impl Stored {
         ReadOnce::from_bytes(&format!("{name}.wasm"), Cow::Owned(bytes)).map(Self)
     }
 
-    /// Checks the signature, as far as the origin requires one.
-    pub fn verify(self, origin: Origin) -> Result<Verified, Broken> {
-        match origin {
-            Origin::Operator => Ok(Verified {
-                read: self.0,
-                signature: Signature::NotSigned,
-            }),
-            Origin::Remote => Err(Rule::Signature
-                .broken("is not signed, and what does not come from the operator must be")),
-        }
+    /// Checks the signature, as far as the terms and the operator require one.
+    pub fn verify(self, terms: Terms, policy: &Policy) -> Result<Verified, Broken> {
+        let (signature, order) = terms.check_signature(&self.0.bytes, policy)?;
+        Ok(Verified {
+            read: self.0,
+            terms,
+            signature,
+            order,
+        })
     }
 }
 
@@ -287,7 +317,9 @@ impl Stored {
 #[derive(Debug)]
 pub struct Verified {
     read: ReadOnce,
+    terms: Terms,
     signature: Signature,
+    order: Option<String>,
 }
 
 impl Verified {
@@ -305,8 +337,9 @@ impl Verified {
                 given.file_mib
             )));
         }
+        let given = self.terms.granted.iter().fold(given, Permissions::with);
         Ok(given.enabled.then_some(Permitted {
-            read: self.read,
+            verified: self,
             given,
         }))
     }
@@ -315,28 +348,40 @@ impl Verified {
 /// Bytes with what the operator allows them.
 #[derive(Debug)]
 pub struct Permitted {
-    read: ReadOnce,
+    verified: Verified,
     given: Permissions,
 }
 
 impl Permitted {
     /// Checks sections, counts, imports, exports and wishes, before anything is compiled. Blocks.
     pub fn examine(self) -> Result<Examined, Broken> {
-        let Self { read, given } = self;
+        let Self { verified, given } = self;
+        let Verified {
+            read,
+            terms,
+            signature,
+            order,
+        } = verified;
         let anatomy = Anatomy::read(&read.bytes)?;
         check_name(&read.name, anatomy.name.as_deref())?;
+        terms.check_version(&read.digest, &anatomy, order.as_deref(), &given)?;
         let asked = Asked::parse(anatomy.grants)?;
         let (world, interface) = anatomy.world(given.empty_wasi)?;
-        let (grants, limits) = asked.grant(&read.name, &given)?;
+        let granted = terms.check_asked(&asked);
+        let granted = granted.and_then(|()| asked.grant(&read.name, &given));
+        let version = anatomy.version.unwrap_or_default();
+        let (grants, limits) = granted.map_err(|broken| broken.of(&read.digest, &version))?;
         let identity = Identity {
             name: read.name.clone(),
-            version: anatomy.version.unwrap_or_default(),
+            version,
             license: anatomy.license,
             source: anatomy.source,
             digest: read.digest.clone(),
             file: read.file.clone(),
+            signature,
         };
         Ok(Examined {
+            asked,
             interface: interface.to_string(),
             world,
             grants,
@@ -356,6 +401,7 @@ pub struct Examined {
     identity: Identity,
     world: World,
     interface: String,
+    asked: Asked,
     grants: Grants,
     limits: Limits,
 }
@@ -397,6 +443,7 @@ impl Compiled {
             identity,
             world,
             interface,
+            asked,
             grants,
             limits,
             ..
@@ -406,6 +453,7 @@ impl Compiled {
         Ok(Linked(Prepared {
             plugin: Plugin {
                 identity,
+                asked,
                 grants,
                 settings: given.settings,
                 code: Arc::new(code),

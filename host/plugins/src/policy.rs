@@ -8,6 +8,7 @@ use std::fmt;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use worker_trust::{TrustedKey, TrustedKeys};
 
 use crate::grants::{BOUNDS, LimitValues, SecretGrant};
 use crate::names;
@@ -31,6 +32,10 @@ pub struct Policy {
     pub finishers: Option<Vec<String>>,
     /// The router, where the folder holds more than one.
     pub router: Option<String>,
+    /// Whose signatures are trusted.
+    pub keys: TrustedKeys,
+    /// Whether the operator's own files must be signed too.
+    pub require_signature: bool,
     /// What single plugins are allowed.
     pub plugins: BTreeMap<String, Permissions>,
 }
@@ -40,6 +45,10 @@ pub struct Policy {
 pub struct Permissions {
     /// Whether it is loaded at all.
     pub enabled: bool,
+    /// Whether the studio may not change it.
+    pub locked: bool,
+    /// The only version, or digest or first digits of it, that is taken.
+    pub pinned: Option<String>,
     /// Native programs.
     pub programs: Vec<String>,
     /// Prefixes of the addresses of builds.
@@ -64,6 +73,8 @@ impl Default for Permissions {
     fn default() -> Self {
         Self {
             enabled: true,
+            locked: false,
+            pinned: None,
             programs: Vec::new(),
             build_urls: Vec::new(),
             environment: Vec::new(),
@@ -132,10 +143,12 @@ impl Policy {
                 "engines" => policy.engines = Some(name_list(&place, value, true)?),
                 "finishers" => policy.finishers = Some(name_list(&place, value, false)?),
                 "router" => policy.router = Some(plugin_name(&place, value)?),
+                "keys" => policy.keys = keys(text, &place, value)?,
+                "require-signature" => policy.require_signature = boolean(&place, value)?,
                 "plugins" => policy.plugins = plugins(text, &place, value)?,
                 _ => {
                     return place.wrong(
-                        "unknown key; known are engines, finishers, router and [plugins.NAME]",
+                        "unknown key; known are engines, finishers, router, keys, require-signature and [plugins.NAME]",
                     );
                 }
             }
@@ -146,6 +159,48 @@ impl Policy {
     /// What one plugin is allowed; nothing beyond the defaults where the file does not speak of it.
     pub fn permissions(&self, plugin: &str) -> Permissions {
         self.plugins.get(plugin).cloned().unwrap_or_default()
+    }
+}
+
+/// Keys beyond these are no operator's.
+const MAX_KEYS: usize = 32;
+
+fn keys(text: &str, place: &Place<'_>, value: &Value<'_>) -> Result<TrustedKeys, PolicyError> {
+    let Some(items) = value
+        .get_ref()
+        .as_array()
+        .filter(|items| items.len() <= MAX_KEYS)
+    else {
+        return place.wrong("expected a list of at most 32 keys");
+    };
+    items
+        .iter()
+        .map(|item| trusted_key(text, place, item))
+        .collect()
+}
+
+/// A key alone, or `{ key, name }`.
+fn trusted_key(text: &str, place: &Place<'_>, item: &Value<'_>) -> Result<TrustedKey, PolicyError> {
+    let (mut key, mut name) = (None, None);
+    match item.get_ref() {
+        DeValue::Table(table) => {
+            for (word, value) in table {
+                let place = child(text, &place.key, word);
+                match word.get_ref().as_ref() {
+                    "key" => key = Some(string(&place, value)?),
+                    "name" => name = Some(plugin_name(&place, value)?),
+                    _ => return place.wrong("unknown key; known are key and name"),
+                }
+            }
+        }
+        _ => key = Some(string(place, item)?),
+    }
+    let read = key.and_then(|key| TrustedKey::parse(&key, name.as_deref()).ok());
+    match read {
+        Some(key) => Ok(key),
+        None => place.wrong(
+            "expected minisign public keys, as the second line of a .pub file has them: \"RW…\", or { key = \"RW…\", name = \"studio\" }",
+        ),
     }
 }
 
@@ -189,6 +244,8 @@ fn permissions(
         }
         match name {
             "enabled" => given.enabled = boolean(&place, value)?,
+            "locked" => given.locked = boolean(&place, value)?,
+            "pinned" => given.pinned = Some(pin(&place, value)?),
             "programs" => given.programs = strings(&place, value)?,
             "build-urls" => given.build_urls = url_prefixes(&place, value)?,
             "environment" => given.environment = strings(&place, value)?,
@@ -320,7 +377,21 @@ fn plugin_name(place: &Place<'_>, value: &Value<'_>) -> Result<String, PolicyErr
     if names::is_plugin_name(&name) {
         Ok(name)
     } else {
-        place.wrong("expected a plugin's name")
+        place.wrong("expected a name: lower-case letters, digits and hyphens")
+    }
+}
+
+fn pin(place: &Place<'_>, value: &Value<'_>) -> Result<String, PolicyError> {
+    let pin = string(place, value)?;
+    let is_digest = pin.len() >= 12 && pin.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_digest {
+        return Ok(pin.to_ascii_lowercase());
+    }
+    match semver::Version::parse(&pin) {
+        Ok(_) => Ok(pin),
+        Err(_) => place.wrong(
+            "expected a version such as 1.2.0, or a digest or its first digits, at least 12",
+        ),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::examine::{self, World};
 use crate::fault::CallError;
 use crate::folder::Folder;
 use crate::generation::{Engine, EngineExports, Finisher, Identity, Plugin, Router};
+use crate::grants::Asked;
 use crate::names;
 use crate::refusal::{Broken, Rule};
 use crate::room::{MAX_MEMORIES, MAX_TABLE_ELEMENTS, MAX_TABLES, Room};
@@ -55,6 +56,15 @@ impl Plugged {
             Self::Engine(one) => one.identity(),
             Self::Router(one) => one.identity(),
             Self::Finisher(one) => one.identity(),
+        }
+    }
+
+    /// What it asks for.
+    pub fn asked(&self) -> &Asked {
+        match self {
+            Self::Engine(one) => one.asked(),
+            Self::Router(one) => one.asked(),
+            Self::Finisher(one) => one.asked(),
         }
     }
 

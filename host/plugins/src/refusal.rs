@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::grants::Asked;
+
 /// A file that was not loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -34,14 +36,24 @@ pub enum Rule {
     FileSize,
     /// It can be stored under its digest.
     Stored,
-    /// It is signed as its origin requires.
+    /// It is signed where its origin or the operator requires that.
+    NotSigned,
+    /// Its signature is by a trusted key.
+    UnknownKey,
+    /// Its signature fits its bytes.
     Signature,
+    /// The studio may change it: the operator has not locked it.
+    Locked,
     /// A binary component: not text, not a core module, not something else.
     Component,
     /// Well-formed and valid.
     WellFormed,
     /// The metadata sections are legible, occur once and tell the truth about the name.
     Metadata,
+    /// It is what the operator pinned the plugin to.
+    Pinned,
+    /// It is no older than what served, where it comes from afar.
+    Older,
     /// The section that says what it asks for is legible, and asks for nothing that no plugin gets.
     Asks,
     /// The operator grants all that it asks for.
@@ -78,10 +90,15 @@ impl Rule {
             Self::Readable => "readable",
             Self::FileSize => "file-size",
             Self::Stored => "stored",
+            Self::NotSigned => "not-signed",
+            Self::UnknownKey => "unknown-key",
             Self::Signature => "signature",
+            Self::Locked => "locked",
             Self::Component => "component",
             Self::WellFormed => "well-formed",
             Self::Metadata => "metadata",
+            Self::Pinned => "pinned",
+            Self::Older => "older",
             Self::Asks => "asks",
             Self::Granted => "granted",
             Self::ContractVersion => "contract-version",
@@ -102,6 +119,7 @@ impl Rule {
         Broken {
             rule: self,
             detail: detail.into(),
+            lacks: None,
         }
     }
 }
@@ -119,9 +137,47 @@ pub struct Broken {
     pub rule: Rule,
     /// What about the file broke it.
     pub detail: String,
+    /// What the operator could grant so that it is not broken.
+    pub lacks: Option<Box<Lacks>>,
+}
+
+/// What a file asks for beyond what it is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lacks {
+    /// SHA-256 of the file in hexadecimal.
+    pub digest: String,
+    /// The version in its metadata; may be empty.
+    pub version: String,
+    /// All that it asks for.
+    pub asked: Asked,
+    /// The part that it is not given.
+    pub more: Asked,
 }
 
 impl Broken {
+    /// The same with what the operator could grant.
+    pub(crate) fn lacking(self, asked: &Asked, more: Asked) -> Self {
+        let asked = asked.clone();
+        Self {
+            lacks: Some(Box::new(Lacks {
+                digest: String::new(),
+                version: String::new(),
+                asked,
+                more,
+            })),
+            ..self
+        }
+    }
+
+    /// Says of which version it is, where the operator could grant it.
+    pub(crate) fn of(mut self, digest: &str, version: &str) -> Self {
+        if let Some(lacks) = &mut self.lacks {
+            lacks.digest = digest.to_owned();
+            lacks.version = version.to_owned();
+        }
+        self
+    }
+
     /// Says of which file.
     pub fn by(self, file: &str) -> Refusal {
         Refusal {

@@ -10,12 +10,17 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use worker_plugins::Asked;
 use worker_wire::timestamp;
+
+use crate::parcel::Sender;
 
 /// Events kept. More makes each write longer; fewer tells less of the story.
 const MAX_EVENTS: usize = 256;
 /// Quarantined digests kept; the oldest go first.
 const MAX_QUARANTINED: usize = 256;
+/// Replacements remembered of a plugin. Fewer would let an old version of the same number come again from afar.
+const MAX_REPLACED: usize = 128;
 /// A larger file is none of ours.
 const MAX_BYTES: u64 = 4 << 20;
 /// Crashes during its probation after which a digest is quarantined: one may be the power's fault.
@@ -28,6 +33,43 @@ pub struct Version {
     pub digest: String,
     /// What its metadata calls it; may be empty.
     pub version: String,
+}
+
+/// What is known of a version beside its bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Papers {
+    /// Who brought it.
+    pub from: Sender,
+    /// The text of its signature file.
+    pub signature: Option<String>,
+    /// What the operator granted it by command: all that it asks for.
+    pub granted: Option<Asked>,
+}
+
+/// A version that asks for more than it may have, until the operator grants it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// It.
+    pub version: Version,
+    /// All that it asks for.
+    pub asked: Asked,
+    /// The part that is to be granted.
+    pub more: Asked,
+    /// What else is known of it.
+    pub papers: Papers,
+}
+
+/// How low a plugin from afar may not go. Outlives the plugin, so that removing it and adding it anew is no way round.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Floor {
+    /// The highest version that was ever trusted.
+    pub highest: Option<String>,
+    /// Digests that served and were replaced by another, the latest last.
+    pub replaced: Vec<String>,
+    /// Replacements by what came from afar, new and old: none is ordered twice. The latest last.
+    pub orders: Vec<(String, String)>,
 }
 
 /// One plugin.
@@ -46,6 +88,27 @@ pub struct Entry {
     pub probation: Option<u32>,
     /// It did not come from the folder, so that a missing file means nothing.
     pub by_hand: bool,
+    /// What is known of `active` and `previous`, by digest.
+    pub papers: BTreeMap<String, Papers>,
+    /// The version that waits for the operator.
+    pub waiting: Option<Waiting>,
+}
+
+impl Entry {
+    /// What is known of one version.
+    pub fn papers_of(&self, digest: &str) -> Papers {
+        self.papers.get(digest).cloned().unwrap_or_default()
+    }
+
+    /// Forgets what is known of versions that are gone.
+    pub(crate) fn tidy(&mut self) {
+        let kept: Vec<String> = [&self.active, &self.previous]
+            .into_iter()
+            .flatten()
+            .map(|version| version.digest.clone())
+            .collect();
+        self.papers.retain(|digest, _| kept.contains(digest));
+    }
 }
 
 /// A digest that is not taken again.
@@ -72,7 +135,7 @@ pub struct Event {
     pub version: String,
     /// Its digest.
     pub digest: String,
-    /// The state it came to: `active`, `probation`, `refused`, `rolled-back`, `quarantined`, `pinned`, `unpinned`, `removed`, `not-shown`.
+    /// The state it came to: `active`, `probation`, `waiting`, `granted`, `refused`, `rolled-back`, `quarantined`, `pinned`, `unpinned`, `removed`.
     pub state: String,
     /// Why.
     pub reason: String,
@@ -88,6 +151,8 @@ pub struct Book {
     pub running: bool,
     /// By name.
     pub plugins: BTreeMap<String, Entry>,
+    /// How low plugins from afar may not go, by name.
+    pub floors: BTreeMap<String, Floor>,
     /// Oldest first.
     pub quarantined: Vec<Quarantined>,
     /// Crashes during probation, by digest.
@@ -226,11 +291,40 @@ impl Book {
     /// Whether any entry needs this digest.
     pub(crate) fn needs(&self, digest: &str) -> bool {
         self.plugins.values().any(|entry| {
-            [&entry.active, &entry.previous]
+            let waiting = entry.waiting.as_ref().map(|waiting| &waiting.version);
+            [entry.active.as_ref(), entry.previous.as_ref(), waiting]
                 .into_iter()
                 .flatten()
                 .any(|version| version.digest == digest)
         })
+    }
+
+    /// What serves is trusted: from afar nothing lower is taken any more.
+    pub(crate) fn trusted(&mut self, plugin: &str, version: &Version) {
+        let Ok(now) = semver::Version::parse(&version.version) else {
+            return;
+        };
+        let floor = self.floors.entry(plugin.to_owned()).or_default();
+        let before = floor.highest.as_deref().map(semver::Version::parse);
+        if !matches!(before, Some(Ok(before)) if before.cmp_precedence(&now).is_ge()) {
+            floor.highest = Some(version.version.clone());
+        }
+    }
+
+    /// One version took the place of another.
+    pub(crate) fn replaced(&mut self, plugin: &str, new: &str, old: &str, from_afar: bool) {
+        let floor = self.floors.entry(plugin.to_owned()).or_default();
+        floor
+            .replaced
+            .retain(|digest| digest != old && digest != new);
+        floor.replaced.push(old.to_owned());
+        if from_afar {
+            floor.orders.push((new.to_owned(), old.to_owned()));
+        }
+        let surplus = floor.replaced.len().saturating_sub(MAX_REPLACED);
+        floor.replaced.drain(..surplus);
+        let surplus = floor.orders.len().saturating_sub(MAX_REPLACED);
+        floor.orders.drain(..surplus);
     }
 }
 

@@ -6,12 +6,14 @@
 //! disk before it takes effect.
 
 mod book;
+mod parcel;
 mod shadow;
 mod swapper;
 mod trial;
 mod watch;
 
-pub use book::{Book, BookError, Entry, Event, Quarantined, Version};
+pub use book::{Book, BookError, Entry, Event, Floor, Papers, Quarantined, Version, Waiting};
+pub use parcel::{Parcel, Sender, State, StateChange};
 pub use shadow::{Comparison, Verdict, compare};
 pub use swapper::tools::{active_engine, engine_of};
 pub use swapper::{Asked, Options, Place, SwapError, Swapper};

@@ -4,8 +4,11 @@
 //! serves, for as long as one file takes to be written. The offer path takes neither.
 
 mod decide;
+mod grant;
 mod look;
+mod refuse;
 mod start;
+mod take;
 mod told;
 pub(crate) mod tools;
 
@@ -13,16 +16,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, broadcast};
 use worker_plugins::{
-    Broken, EmbeddedFile, Kept, KeptError, LoadError, Origin, Plugged, PluginSet, Print, Probed,
-    ReadOnce, Refusal, Rule, Sandbox, Serving, Stored, failpoint,
+    Broken, EmbeddedFile, Kept, KeptError, LoadError, Plugged, PluginSet, Print, Probed, Refusal,
+    Rule, Sandbox, Serving, Stored, Terms, failpoint,
 };
 use worker_runner::Programs;
 
-use crate::book::{Book, BookError, Entry, Version};
+use crate::book::{Book, BookError, Version};
+use crate::parcel::{Sender, State, StateChange};
 use crate::shadow;
-use crate::trial::{JOBS, JOBS_UNSHADOWED, Record, Trial};
+use crate::trial::{Record, Trial};
+
+/// Changes that a subscriber may lag behind. One that lags further is told how many it missed, and asks for the whole state.
+const CHANGES: usize = 256;
 
 /// Where plugins come from.
 #[derive(Clone, Debug)]
@@ -74,6 +81,33 @@ pub enum SwapError {
     /// Nothing else is taken while it is pinned.
     #[error("plugin `{0}` is pinned; `plugin unpin {0}` takes it off")]
     Pinned(String),
+    /// It asks for more than it may have.
+    #[error(
+        "plugin `{name}` {version} asks for more than it may have and waits: {more}; `plugin grant {name}` takes it on"
+    )]
+    Waiting {
+        /// The plugin's name.
+        name: String,
+        /// The version that waits.
+        version: String,
+        /// What is to be granted.
+        more: String,
+    },
+    /// Nothing of this name waits to be granted anything.
+    #[error(
+        "no version of plugin `{0}` waits to be granted anything; `plugin list` shows what waits"
+    )]
+    NothingWaits(String),
+    /// Another version waits than the one that was shown.
+    #[error(
+        "another version of plugin `{name}` waits by now, {digest}; look at it and grant again"
+    )]
+    AnotherWaits {
+        /// The plugin's name.
+        name: String,
+        /// SHA-256 of what waits.
+        digest: String,
+    },
     /// The process is ending.
     #[error("the worker is ending")]
     Interrupted,
@@ -84,6 +118,7 @@ pub enum SwapError {
 pub(crate) struct Asking {
     pub(crate) digest: String,
     pub(crate) version: String,
+    pub(crate) from: Sender,
     pub(crate) state: Asked,
 }
 
@@ -94,6 +129,8 @@ pub enum Asked {
     Checking,
     /// It broke a rule.
     Refused(Refusal),
+    /// It asks for this beyond what it may have.
+    Waiting(String),
     /// The plugin is pinned.
     Pinned,
     /// It served, and what served before is back.
@@ -122,6 +159,7 @@ pub struct Swapper {
     pub(crate) serving: Arc<Serving>,
     pub(crate) work: Mutex<()>,
     pub(crate) inner: Mutex<Inner>,
+    pub(crate) changes: broadcast::Sender<StateChange>,
 }
 
 impl std::fmt::Debug for Swapper {
@@ -139,10 +177,10 @@ pub(crate) async fn prepare(
     sandbox: &Arc<Sandbox>,
     set: &Arc<PluginSet>,
     stored: Stored,
-    origin: Origin,
-    candidate: bool,
+    terms: Terms,
 ) -> Result<Option<Probed>, Broken> {
     // Only a candidate's way has points at which a test may end the process.
+    let candidate = terms.candidate;
     let point = move |name: &str| {
         if candidate {
             failpoint(name);
@@ -150,7 +188,7 @@ pub(crate) async fn prepare(
     };
     let (with, set) = (sandbox.clone(), set.clone());
     let linked = tokio::task::spawn_blocking(move || {
-        let verified = stored.verify(origin)?;
+        let verified = stored.verify(terms, set.policy())?;
         point("verified");
         let Some(permitted) = verified.permit(set.policy())? else {
             return Ok(None);
@@ -179,6 +217,44 @@ impl Swapper {
         &self.serving
     }
 
+    /// Every state that a version comes to from now on.
+    pub fn changes(&self) -> broadcast::Receiver<StateChange> {
+        self.changes.subscribe()
+    }
+
+    /// Tells whoever listens.
+    pub(crate) fn tell(
+        &self,
+        name: &str,
+        version: &Version,
+        state: State,
+        reason: &str,
+        from: &Sender,
+    ) {
+        self.tell_refused(name, version, state, reason, from, None);
+    }
+
+    pub(crate) fn tell_refused(
+        &self,
+        name: &str,
+        version: &Version,
+        state: State,
+        reason: &str,
+        from: &Sender,
+        rule: Option<Rule>,
+    ) {
+        // That nobody listens is no failure.
+        let _ = self.changes.send(StateChange {
+            name: name.to_owned(),
+            version: version.version.clone(),
+            digest: version.digest.clone(),
+            state,
+            reason: reason.to_owned(),
+            rule,
+            update: from.update().map(str::to_owned),
+        });
+    }
+
     /// Writes the book and only then has the new state serve. On any failure everything is as it was.
     pub(crate) async fn commit(&self, inner: &mut Inner, next: Inner) -> Result<(), SwapError> {
         let generation = next.set.generation(next.serving.values().cloned())?;
@@ -200,184 +276,6 @@ impl Swapper {
         let (book, path) = (book.clone(), book_path(&self.options.state));
         let written = tokio::task::spawn_blocking(move || book.save_past(&path, point));
         Ok(written.await.map_err(|_| SwapError::Interrupted)??)
-    }
-
-    /// Takes a file in. Whatever the answer, what serves is a whole generation: the one before, or one with this file.
-    ///
-    /// `by_hand`: it does not come from the folder.
-    pub(crate) async fn take(&self, read: ReadOnce, by_hand: bool) -> Result<Version, SwapError> {
-        let _work = self.work.lock().await;
-        let (name, digest) = (read.name().to_owned(), read.digest().to_owned());
-        if let Some(answer) = self.known(&name, &digest, by_hand).await {
-            return answer;
-        }
-        let unread = Version {
-            digest: digest.clone(),
-            version: String::new(),
-        };
-        failpoint("read");
-        if !self.is_refused(&name).await {
-            self.ask(&name, &unread, Asked::Checking).await;
-        }
-        let taken = self.try_in(read, by_hand).await;
-        if let Err(error) = &taken {
-            let refusal = match error {
-                SwapError::Refused(refusal) => refusal.clone(),
-                other => Rule::Stored
-                    .broken(other.to_string())
-                    .by(&format!("{name}.wasm")),
-            };
-            self.refuse(&name, &unread, refusal).await;
-            self.clear_store().await;
-        }
-        taken
-    }
-
-    /// Removes stored files that no decision needs: whoever drops files into the folder must not fill the disk with them.
-    async fn clear_store(&self) {
-        let (kept, book) = (self.kept.clone(), self.book().await);
-        // What cannot be cleared away now is cleared away at the next start.
-        let _ = tokio::task::spawn_blocking(move || kept.sweep(&|digest| book.needs(digest))).await;
-    }
-
-    async fn is_refused(&self, name: &str) -> bool {
-        let inner = self.inner.lock().await;
-        let asking = inner.asking.get(name);
-        asking.is_some_and(|asking| matches!(asking.state, Asked::Refused(_)))
-    }
-
-    /// What can be said by the digest alone.
-    async fn known(
-        &self,
-        name: &str,
-        digest: &str,
-        by_hand: bool,
-    ) -> Option<Result<Version, SwapError>> {
-        let mut inner = self.inner.lock().await;
-        let entry = inner.book.plugins.get(name);
-        let pinned = entry.is_some_and(|entry| entry.pinned);
-        let active = entry.and_then(|entry| entry.active.clone());
-        let decided = entry.and_then(|entry| entry.seen.clone());
-        let version = Version {
-            digest: digest.to_owned(),
-            version: String::new(),
-        };
-        if let Some(active) = active.filter(|active| active.digest == digest) {
-            inner.asking.remove(name);
-            if decided.as_deref() != Some(digest) && !by_hand {
-                let mut book = inner.book.clone();
-                if let Some(entry) = book.plugins.get_mut(name) {
-                    entry.seen = Some(digest.to_owned());
-                }
-                if self.write(&book).await.is_ok() {
-                    inner.book = book;
-                }
-            }
-            return Some(Ok(active));
-        }
-        if decided.as_deref() == Some(digest) && !by_hand {
-            // It was decided about before: rolled back, removed, or replaced by hand.
-            return Some(Ok(version));
-        }
-        if pinned {
-            let mut book = inner.book.clone();
-            book.note(name, &version, "pinned", "it waits for `plugin unpin`");
-            inner.book = book;
-            drop(inner);
-            self.ask(name, &version, Asked::Pinned).await;
-            return Some(Err(SwapError::Pinned(name.to_owned())));
-        }
-        let quarantined = inner.book.quarantine_of(digest).cloned()?;
-        drop(inner);
-        let refusal = Rule::Probe
-            .broken(format!("its digest is quarantined: {}", quarantined.reason))
-            .by(&format!("{name}.wasm"));
-        self.refuse(name, &version, refusal.clone()).await;
-        Some(Err(SwapError::Refused(refusal)))
-    }
-
-    pub(crate) async fn ask(&self, name: &str, version: &Version, state: Asked) {
-        let asking = Asking {
-            digest: version.digest.clone(),
-            version: version.version.clone(),
-            state,
-        };
-        self.inner
-            .lock()
-            .await
-            .asking
-            .insert(name.to_owned(), asking);
-    }
-
-    /// Says that a file is not taken: once, however often it is looked at.
-    async fn refuse(&self, name: &str, version: &Version, refusal: Refusal) {
-        let state = Asked::Refused(refusal.clone());
-        let told = {
-            let inner = self.inner.lock().await;
-            let asking = inner.asking.get(name);
-            asking.is_some_and(|asking| asking.state == state)
-        };
-        self.ask(name, version, state).await;
-        if told {
-            return;
-        }
-        tracing::warn!(target: "plugins", digest = version.digest, "{refusal}; what serves is unchanged");
-        let mut inner = self.inner.lock().await;
-        let mut book = inner.book.clone();
-        book.note(name, version, "refused", &refusal.to_string());
-        // A history that cannot be written is one line poorer; the state is shown all the same.
-        if self.write(&book).await.is_ok() {
-            inner.book = book;
-        }
-    }
-
-    async fn try_in(&self, read: ReadOnce, by_hand: bool) -> Result<Version, SwapError> {
-        let (name, digest) = (read.name().to_owned(), read.digest().to_owned());
-        let file = format!("{name}.wasm");
-        let refused = |broken: Broken| SwapError::Refused(broken.by(&file));
-        let kept = self.kept.clone();
-        let stored = tokio::task::spawn_blocking(move || read.store(&kept));
-        let stored = stored
-            .await
-            .map_err(|_| SwapError::Interrupted)?
-            .map_err(refused)?;
-        failpoint("stored");
-        let set = self.inner.lock().await.set.clone();
-        let probed = prepare(&self.options.sandbox, &set, stored, Origin::Operator, true)
-            .await
-            .map_err(refused)?;
-        let Some(probed) = probed else {
-            return Err(refused(
-                Rule::Granted.broken("it is disabled in plugins.toml"),
-            ));
-        };
-        let before = self.inner.lock().await.serving.get(&name).cloned();
-        let compared = self
-            .compare(before.as_ref(), probed.plugged())
-            .await
-            .map_err(refused)?;
-        failpoint("shadowed");
-        let plugged = probed.into_plugged();
-        let version = Version {
-            digest,
-            version: plugged.identity().version.clone(),
-        };
-        self.look_for_programs(&plugged).await;
-        let mut inner = self.inner.lock().await;
-        let mut next = inner.clone();
-        let left = if compared.enough() {
-            JOBS
-        } else {
-            JOBS_UNSHADOWED
-        };
-        next.enter(&name, plugged, version.clone(), left, by_hand);
-        next.book
-            .note(&name, &version, "probation", &compared.to_string());
-        self.commit(&mut inner, next).await.map_err(|error| {
-            refused(Rule::Stored.broken(format!("it could not be put into service: {error}")))
-        })?;
-        tracing::info!(target: "plugins", plugin = name, version = version.version, digest = version.digest, generation = self.serving.current().id(), "in service, on probation for {left} jobs; {compared}");
-        Ok(version)
     }
 
     /// So that a new version's first offer finds its programs looked for.
@@ -424,27 +322,6 @@ impl Swapper {
 }
 
 impl Inner {
-    /// Puts a version into service, in place of what serves under its name.
-    fn enter(&mut self, name: &str, plugged: Plugged, version: Version, left: u32, by_hand: bool) {
-        let before = self.serving.insert(name.to_owned(), plugged);
-        match before {
-            Some(before) => drop(self.older.insert(name.to_owned(), before)),
-            None => drop(self.older.remove(name)),
-        }
-        let record = self.records.remove(name).unwrap_or_default();
-        self.trials
-            .insert(name.to_owned(), Trial::new(left, record));
-        self.asking.remove(name);
-        let entry: &mut Entry = self.book.plugins.entry(name.to_owned()).or_default();
-        entry.previous = entry.active.take();
-        if !by_hand {
-            entry.seen = Some(version.digest.clone());
-        }
-        entry.by_hand = by_hand;
-        entry.active = Some(version);
-        entry.probation = Some(left);
-    }
-
     pub(crate) fn known_names(&self) -> BTreeSet<String> {
         self.book.plugins.keys().cloned().collect()
     }

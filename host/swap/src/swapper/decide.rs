@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use worker_plugins::{Generation, Origin, Plugged, PluginSet, ReadOnce, Stored};
+use worker_plugins::{Broken, Generation, Plugged, PluginSet, ReadOnce, Stored};
 use worker_runner::{Again, JobEnd, JobReport, Witness};
 
 use super::{Asked, Asking, Inner, SwapError, Swapper, prepare};
-use crate::book::Version;
+use crate::book::{Papers, Version};
+use crate::parcel::{Sender, State};
 use crate::trial::Word;
 
 /// What a job's end means for one plugin.
@@ -111,7 +112,10 @@ impl Swapper {
         let Some(active) = entry.active.clone() else {
             return;
         };
+        let from = entry.papers_of(&active.digest).from;
         book.note(name, &active, "active", "its probation is over");
+        book.trusted(name, &active);
+        self.tell(name, &active, State::Active, "its probation is over", &from);
         tracing::info!(target: "plugins", plugin = name, version = active.version, "its probation is over");
         match self.write(&book).await {
             Ok(()) => inner.book = book,
@@ -131,7 +135,7 @@ impl Swapper {
     ) -> Result<(), SwapError> {
         let mut next = inner.clone();
         next.trials.remove(name);
-        let bad = {
+        let (bad, papers) = {
             let entry = next
                 .book
                 .plugins
@@ -140,7 +144,10 @@ impl Swapper {
             entry.probation = None;
             let bad = entry.active.take();
             entry.active = entry.previous.take();
-            bad.ok_or_else(|| SwapError::Unknown(name.to_owned()))?
+            let bad = bad.ok_or_else(|| SwapError::Unknown(name.to_owned()))?;
+            let papers = entry.papers_of(&bad.digest);
+            entry.tidy();
+            (bad, papers)
         };
         match next.older.remove(name) {
             Some(before) => drop(next.serving.insert(name.to_owned(), before)),
@@ -154,11 +161,16 @@ impl Swapper {
         let asking = Asking {
             digest: bad.digest.clone(),
             version: bad.version.clone(),
+            from: papers.from.clone(),
             state: Asked::RolledBack(why.to_owned()),
         };
         next.asking.insert(name.to_owned(), asking);
         self.commit(inner, next).await?;
         tracing::warn!(target: "plugins", plugin = name, digest = bad.digest, generation = self.serving.current().id(), "rolled back: {why}");
+        self.tell(name, &bad, State::RolledBack, why, &papers.from);
+        if quarantine {
+            self.tell(name, &bad, State::Quarantined, why, &papers.from);
+        }
         Ok(())
     }
 
@@ -182,11 +194,20 @@ impl Swapper {
         let Some(entry) = next.book.plugins.get_mut(name) else {
             return Err(SwapError::Unknown(name.to_owned()));
         };
-        entry.previous = entry.active.replace(before.clone());
+        let now = entry.active.replace(before.clone());
+        entry.previous = now.clone();
         entry.probation = None;
-        next.book
-            .note(name, &before, "active", "rolled back by the operator");
+        let (papers, why) = (entry.papers.clone(), "rolled back by the operator");
+        next.book.note(name, &before, "active", why);
         self.commit(&mut inner, next).await?;
+        let from = |version: &Version| {
+            let papers = papers.get(&version.digest).cloned();
+            papers.unwrap_or_default().from
+        };
+        if let Some(now) = now {
+            self.tell(name, &now, State::RolledBack, why, &from(&now));
+        }
+        self.tell(name, &before, State::Active, why, &from(&before));
         Ok(before)
     }
 
@@ -202,7 +223,7 @@ impl Swapper {
             .map_err(|_| SwapError::Interrupted)?
             .map_err(|broken| SwapError::Refused(broken.by(&shown)))?;
         let name = read.name().to_owned();
-        Ok((name, self.take(read, true).await?))
+        Ok((name, self.take(read, Sender::Hand).await?))
     }
 
     /// Takes a plugin out of service. Its file stays where it is, and serves again once it changes.
@@ -234,11 +255,13 @@ impl Swapper {
         let active = entry.active.take();
         entry.previous = None;
         entry.probation = None;
+        entry.waiting = None;
+        let papers = std::mem::take(&mut entry.papers);
         if forget {
             next.book.plugins.remove(name);
         }
-        if let Some(active) = active {
-            next.book.note(name, &active, "removed", why);
+        if let Some(active) = &active {
+            next.book.note(name, active, "removed", why);
         }
         next.serving.remove(name);
         next.older.remove(name);
@@ -246,6 +269,10 @@ impl Swapper {
         next.asking.remove(name);
         self.commit(&mut inner, next).await?;
         tracing::info!(target: "plugins", plugin = name, "out of service: {why}");
+        if let Some(active) = active {
+            let papers = papers.get(&active.digest).cloned().unwrap_or_default();
+            self.tell(name, &active, State::Removed, why, &papers.from);
+        }
         Ok(())
     }
 
@@ -267,8 +294,30 @@ impl Swapper {
             next.forget_handled();
         }
         self.write(&next.book).await?;
+        let papers = next.book.plugins.get(name);
+        let papers = papers.map(|entry| entry.papers_of(&active.digest));
         *inner = next;
+        if pinned {
+            let from = papers.unwrap_or_default().from;
+            self.tell(name, &active, State::Pinned, "by the operator", &from);
+        }
         Ok(active)
+    }
+
+    /// A version that serves or served, from the store, under another `plugins.toml`.
+    async fn again_under(
+        &self,
+        set: &Arc<PluginSet>,
+        name: &str,
+        version: &Version,
+        papers: &Papers,
+    ) -> Result<Option<worker_plugins::Probed>, Broken> {
+        let (kept, wanted, digest) = (self.kept.clone(), name.to_owned(), version.digest.clone());
+        let stored = tokio::task::spawn_blocking(move || Stored::again(&kept, &wanted, &digest));
+        let interrupted = |_| worker_plugins::Rule::Readable.broken("reading it was interrupted");
+        let stored = stored.await.map_err(interrupted)??;
+        let terms = self.terms_of(papers, &papers.from);
+        prepare(&self.options.sandbox, set, stored, terms).await
     }
 
     /// Applies a changed `plugins.toml` to what serves. What it no longer allows goes out of service; a set without a router is
@@ -280,21 +329,11 @@ impl Swapper {
         for name in names {
             let entry = self.inner.lock().await.book.plugins.get(&name).cloned();
             let Some(entry) = entry else { continue };
+            let papers = entry.papers;
             for (version, is_active) in [(entry.active, true), (entry.previous, false)] {
                 let Some(version) = version else { continue };
-                let kept = self.kept.clone();
-                let wanted = name.clone();
-                let stored = tokio::task::spawn_blocking(move || {
-                    Stored::again(&kept, &wanted, &version.digest)
-                });
-                let stored = stored.await.map_err(|_| SwapError::Interrupted)?;
-                let again = match stored {
-                    Ok(stored) => {
-                        let sandbox = &self.options.sandbox;
-                        prepare(sandbox, &set, stored, Origin::Operator, false).await
-                    }
-                    Err(broken) => Err(broken),
-                };
+                let papers = papers.get(&version.digest).cloned().unwrap_or_default();
+                let again = self.again_under(&set, &name, &version, &papers).await;
                 let again = again.map_err(|broken| broken.by(&format!("{name}.wasm")));
                 let again = again.unwrap_or_else(|refusal| {
                     tracing::warn!(target: "plugins", "{refusal}; out of service by the new plugins.toml");

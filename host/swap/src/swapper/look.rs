@@ -9,6 +9,7 @@ use worker_plugins::{PluginSet, Print};
 
 use super::{Asked, Asking, Inner, Place, Swapper};
 use crate::book::Version;
+use crate::parcel::Sender;
 use crate::watch::Watch;
 
 /// How much longer than a file's own rest a file must be gone, and a policy the same: editors delete and write anew.
@@ -132,7 +133,7 @@ impl Swapper {
         }
         match read {
             // Every outcome is noted and shown by `take` itself.
-            Ok(Some(read)) => drop(self.take(read, false).await),
+            Ok(Some(read)) => drop(self.take(read, Sender::Folder).await),
             Ok(None) => {}
             Err(broken) => {
                 let name = file.strip_suffix(".wasm").unwrap_or(file);
@@ -140,7 +141,8 @@ impl Swapper {
                     digest: String::new(),
                     version: String::new(),
                 };
-                self.refuse(name, &version, broken.by(file)).await;
+                self.refuse(name, &version, broken.by(file), &Sender::Folder)
+                    .await;
             }
         }
         true
@@ -153,7 +155,7 @@ impl Swapper {
         settled: std::time::Duration,
         now: Instant,
     ) -> bool {
-        let (mut unsettled, mut gone) = (false, Vec::new());
+        let (mut unsettled, mut gone, mut withdrawn) = (false, Vec::new(), Vec::new());
         {
             let mut inner = self.inner.lock().await;
             inner.handled.retain(|file, _| set.is_there(file));
@@ -161,15 +163,18 @@ impl Swapper {
             let asked = inner.asking.keys().cloned().collect::<Vec<_>>();
             for name in asked {
                 let file = format!("{name}.wasm");
-                let refused = matches!(
-                    inner.asking.get(&name),
-                    Some(Asking {
-                        state: Asked::Refused(_),
-                        ..
-                    })
-                );
-                if refused && !set.is_there(&file) {
+                let (refused, waits) = match inner.asking.get(&name) {
+                    Some(Asking { state, from, .. }) if *from == Sender::Folder => (
+                        matches!(state, Asked::Refused(_)),
+                        matches!(state, Asked::Waiting(_)),
+                    ),
+                    _ => (false, false),
+                };
+                if (refused || waits) && !set.is_there(&file) {
                     inner.asking.remove(&name);
+                }
+                if waits && !set.is_there(&file) {
+                    withdrawn.push(name);
                 }
             }
             for (name, entry) in &inner.book.plugins {
@@ -186,6 +191,9 @@ impl Swapper {
                     gone.push(name.clone());
                 }
             }
+        }
+        for name in withdrawn {
+            self.forget_waiting(&name).await;
         }
         for name in gone {
             let reason = "its file is gone from the folder";

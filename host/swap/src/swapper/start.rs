@@ -5,11 +5,15 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 use worker_plugins::{
-    Broken, Kept, Origin, Plugged, PluginSet, Refusal, Rule, Sandbox, Serving, Stored,
+    Broken, Kept, Lacks, Plugged, PluginSet, Refusal, Rule, Sandbox, Serving, Stored, Terms,
 };
 
-use super::{Asked, Asking, Inner, Options, Place, SwapError, Swapper, book_path, prepare};
-use crate::book::{Book, Entry, Version};
+use super::take::terms;
+use super::{
+    Asked, Asking, CHANGES, Inner, Options, Place, SwapError, Swapper, book_path, prepare,
+};
+use crate::book::{Book, Entry, Papers, Version, Waiting};
+use crate::parcel::Sender;
 use crate::trial::{Record, Trial};
 
 /// Where one version may be had.
@@ -23,11 +27,14 @@ enum Choice {
 /// What became of one name.
 struct Begun {
     name: String,
-    chosen: Option<(Choice, Plugged)>,
+    chosen: Option<(Choice, Plugged, Papers)>,
     refused: Vec<(Choice, Refusal)>,
+    /// The folder's file asks for more than it may have.
+    waits: Option<(Lacks, Papers)>,
 }
 
 struct Shop {
+    place: Place,
     sandbox: Arc<Sandbox>,
     set: Arc<PluginSet>,
     built_in: Arc<PluginSet>,
@@ -60,6 +67,7 @@ impl Swapper {
         book.running = runs || book.running;
         forget_deleted(&mut book, &set);
         let shop = Arc::new(Shop {
+            place: options.place.clone(),
             sandbox: options.sandbox.clone(),
             set: set.clone(),
             built_in,
@@ -80,6 +88,7 @@ impl Swapper {
         for begun in begin(&shop).await? {
             inner.begun(begun);
         }
+        inner.show_waiting();
         for (name, previous) in previous_of(&shop, &inner).await {
             inner.older.insert(name, previous);
         }
@@ -98,6 +107,7 @@ impl Swapper {
             serving: Serving::new(generation),
             work: tokio::sync::Mutex::new(()),
             inner: tokio::sync::Mutex::new(inner),
+            changes: tokio::sync::broadcast::Sender::new(CHANGES),
         });
         swapper.write(&needed).await?;
         swapper.kept.sweep(&|digest| needed.needs(digest));
@@ -193,7 +203,7 @@ async fn previous_of(shop: &Arc<Shop>, inner: &Inner) -> Vec<(String, Plugged)> 
     let mut loaded = Vec::new();
     for (name, entry) in &inner.book.plugins {
         if let Some(previous) = &entry.previous
-            && let Ok(Some(plugged)) = shop.plug(name, &Choice::Kept(previous.clone())).await
+            && let Ok(Some((plugged, _))) = shop.plug(name, &Choice::Kept(previous.clone())).await
         {
             loaded.push((name.clone(), plugged));
         }
@@ -206,6 +216,12 @@ impl Shop {
     async fn one(&self, file: String) -> Begun {
         let name = file.strip_suffix(".wasm").unwrap_or(&file).to_owned();
         let choices = match self.book.plugins.get(&name) {
+            Some(Entry {
+                active: None,
+                seen: None,
+                waiting: Some(waiting),
+                ..
+            }) if !waiting.papers.from.is_remote() => vec![Choice::File],
             Some(Entry { active: None, .. }) => Vec::new(),
             Some(entry) => {
                 let known = [&entry.active, &entry.previous].into_iter().flatten();
@@ -219,48 +235,81 @@ impl Shop {
             name,
             chosen: None,
             refused: Vec::new(),
+            waits: None,
         };
         for choice in choices {
             match self.plug(&begun.name, &choice).await {
-                Ok(Some(plugged)) => {
-                    begun.chosen = Some((choice, plugged));
+                Ok(Some((plugged, papers))) => {
+                    begun.chosen = Some((choice, plugged, papers));
                     break;
                 }
                 Ok(None) => break,
-                Err(broken) => begun.refused.push((choice, broken.by(&file))),
+                Err((broken, papers)) => match (&choice, broken.lacks) {
+                    (Choice::File, Some(lacks)) => begun.waits = Some((*lacks, papers)),
+                    (_, lacks) => {
+                        let broken = Broken { lacks, ..broken };
+                        begun.refused.push((choice, broken.by(&file)));
+                    }
+                },
             }
         }
         begun
     }
 
-    async fn plug(&self, name: &str, choice: &Choice) -> Result<Option<Plugged>, Broken> {
+    /// One version with what is known of it; on failure also that, where it was read.
+    async fn plug(
+        &self,
+        name: &str,
+        choice: &Choice,
+    ) -> Result<Option<(Plugged, Papers)>, (Broken, Papers)> {
+        let nameless = |broken| (broken, Papers::default());
         let (set, built_in, kept) = (self.set.clone(), self.built_in.clone(), self.kept.clone());
         let (name, choice, book) = (name.to_owned(), choice.clone(), self.book.clone());
+        let is_built_in = matches!(choice, Choice::BuiltIn);
         let stored = tokio::task::spawn_blocking(move || {
             let file = format!("{name}.wasm");
             match choice {
                 Choice::Kept(version) => {
                     unquarantined(&book, &version.digest)?;
-                    Stored::again(&kept, &name, &version.digest).map(Some)
+                    let entry = book.plugins.get(&name);
+                    let papers = entry.map(|entry| entry.papers_of(&version.digest));
+                    let stored = Stored::again(&kept, &name, &version.digest)?;
+                    Ok(Some((stored, papers.unwrap_or_default())))
                 }
-                Choice::BuiltIn => Ok(built_in.read(&file)?.map(|read| read.unstored())),
+                Choice::BuiltIn => {
+                    let read = built_in.read(&file)?;
+                    Ok(read.map(|read| (read.unstored(), Papers::default())))
+                }
                 Choice::File => {
                     let Some(read) = set.read(&file)? else {
                         return Ok(None);
                     };
                     unquarantined(&book, read.digest())?;
-                    read.store(&kept).map(Some)
+                    let papers = Papers {
+                        signature: read.signature().map(str::to_owned),
+                        ..Papers::default()
+                    };
+                    read.store(&kept).map(|stored| Some((stored, papers)))
                 }
             }
         });
-        let stored = match stored.await {
+        let (stored, papers) = match stored.await {
             Ok(Ok(Some(stored))) => stored,
             Ok(Ok(None)) => return Ok(None),
-            Ok(Err(broken)) => return Err(broken),
-            Err(_) => return Err(Rule::Readable.broken("reading it was interrupted")),
+            Ok(Err(broken)) => return Err(nameless(broken)),
+            Err(_) => {
+                let broken = Rule::Readable.broken("reading it was interrupted");
+                return Err(nameless(broken));
+            }
         };
-        let probed = prepare(&self.sandbox, &self.set, stored, Origin::Operator, false).await?;
-        Ok(probed.map(worker_plugins::Probed::into_plugged))
+        let terms = match is_built_in {
+            true => Terms::built_in(),
+            false => terms(&self.place, &papers, &papers.from),
+        };
+        match prepare(&self.sandbox, &self.set, stored, terms).await {
+            Ok(probed) => Ok(probed.map(|probed| (probed.into_plugged(), papers))),
+            Err(broken) => Err((broken, papers)),
+        }
     }
 }
 
@@ -278,7 +327,11 @@ impl Inner {
             name,
             chosen,
             refused,
+            waits,
         } = begun;
+        if let Some((lacks, papers)) = waits {
+            self.holds(&name, lacks, papers);
+        }
         for (_, refusal) in &refused {
             tracing::warn!(target: "plugins", "{refusal}");
         }
@@ -294,13 +347,14 @@ impl Inner {
             let asking = Asking {
                 digest: version.digest.clone(),
                 version: version.version.clone(),
+                from: Sender::Folder,
                 state: Asked::Refused(refusal.clone()),
             };
             self.asking.insert(name.clone(), asking);
             self.book
                 .note(&name, &version, "refused", &refusal.to_string());
         }
-        let Some((choice, plugged)) = chosen else {
+        let Some((choice, plugged, papers)) = chosen else {
             return;
         };
         let version = Version {
@@ -315,17 +369,17 @@ impl Inner {
             Choice::File => {
                 entry.seen = Some(version.digest.clone());
                 entry.active = Some(version.clone());
-                self.book.note(
-                    &name,
-                    &version,
-                    "active",
-                    "found in place at the first start",
-                );
+                entry.papers.insert(version.digest.clone(), papers);
+                let told = "found in place at the first start";
+                self.book.note(&name, &version, "active", told);
+                self.book.trusted(&name, &version);
             }
             Choice::Kept(_) | Choice::BuiltIn if fell_back => {
                 entry.active = Some(version.clone());
                 entry.previous = None;
                 entry.probation = None;
+                entry.papers.insert(version.digest.clone(), papers);
+                entry.tidy();
                 self.book.note(
                     &name,
                     &version,
@@ -341,5 +395,42 @@ impl Inner {
             }
         }
         self.serving.insert(name, plugged);
+    }
+
+    /// What lies in the folder and asks for more than it may have.
+    fn holds(&mut self, name: &str, lacks: Lacks, papers: Papers) {
+        let Lacks {
+            digest,
+            version,
+            asked,
+            more,
+        } = lacks;
+        let version = Version { digest, version };
+        let told = format!("asks for more: {more}; `plugin grant {name}` takes it on");
+        tracing::warn!(target: "plugins", plugin = name, digest = version.digest, "waits, as it {told}");
+        self.book.note(name, &version, "waiting", &told);
+        let waiting = Waiting {
+            version,
+            asked,
+            more,
+            papers,
+        };
+        let entry = self.book.plugins.entry(name.to_owned()).or_default();
+        entry.waiting = Some(waiting);
+    }
+
+    /// What waits is shown as such from the start.
+    fn show_waiting(&mut self) {
+        for (name, entry) in &self.book.plugins {
+            if let Some(waiting) = &entry.waiting {
+                let asking = Asking {
+                    digest: waiting.version.digest.clone(),
+                    version: waiting.version.version.clone(),
+                    from: waiting.papers.from.clone(),
+                    state: Asked::Waiting(waiting.more.to_string()),
+                };
+                self.asking.insert(name.clone(), asking);
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@ use worker_plugins::Generation;
 
 use super::{Asked, Swapper};
 use crate::book::Book;
+use crate::parcel::State;
 
 impl Swapper {
     /// The state of what serves under a name: `active`, or `probation`.
@@ -14,6 +15,7 @@ impl Swapper {
         for (name, entry) in &inner.book.plugins {
             let left = inner.trials.get(name).map(|trial| trial.left);
             let state = match (&entry.active, left) {
+                (None, _) if entry.waiting.is_some() => "waiting",
                 (None, _) => "removed",
                 (Some(_), _) if !inner.serving.contains_key(name) => "not-allowed",
                 (Some(_), Some(_)) => "probation",
@@ -34,17 +36,32 @@ impl Swapper {
             .iter()
             .map(|(name, asking)| {
                 let (state, reason) = match &asking.state {
-                    Asked::Checking => ("checking", String::new()),
-                    Asked::Refused(refusal) => ("refused", refusal.to_string()),
-                    Asked::Pinned => ("waiting", format!("pinned; `plugin unpin {name}`")),
-                    Asked::RolledBack(why) => ("rolled-back", why.clone()),
+                    Asked::Checking => (State::Checking, String::new()),
+                    Asked::Refused(refusal) => (State::Refused, refusal.to_string()),
+                    Asked::Waiting(more) => (
+                        State::Waiting,
+                        format!("asks for more: {more}; `plugin grant {name}` takes it on"),
+                    ),
+                    Asked::Pinned => (State::Pinned, format!("`plugin unpin {name}`")),
+                    Asked::RolledBack(why) => (State::RolledBack, why.clone()),
                 };
+                let rule = match &asking.state {
+                    Asked::Refused(refusal) => Some(refusal.rule.name()),
+                    _ => None,
+                };
+                let waiting = inner.book.plugins.get(name);
+                let waiting = waiting.and_then(|entry| entry.waiting.as_ref());
+                let waiting = waiting.filter(|_| state == State::Waiting);
                 json!({
                     "name": name,
                     "digest": asking.digest,
                     "version": asking.version,
-                    "state": state,
+                    "state": state.name(),
                     "reason": reason,
+                    "rule": rule,
+                    "from": asking.from,
+                    "asks": waiting.map(|waiting| &waiting.asked),
+                    "more": waiting.map(|waiting| &waiting.more),
                 })
             })
             .collect();

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use worker_plugins::{Engine, Kept, Origin, PluginSet, ReadOnce, Refusal, Rule, Sandbox, Stored};
+use worker_plugins::{Engine, Kept, PluginSet, ReadOnce, Refusal, Rule, Sandbox, Stored, Terms};
 
+use super::take::terms;
 use super::{Options, Place, book_path, prepare};
 use crate::book::Book;
 
@@ -35,7 +36,8 @@ pub async fn engine_of(
         Ok(read) => read.map_err(by)?,
         Err(_) => return Err(by(Rule::Readable.broken("reading it was interrupted"))),
     };
-    let probed = prepare(sandbox, &set, read.unstored(), Origin::Operator, false)
+    let terms = Terms::of_operator(read.signature().map(str::to_owned));
+    let probed = prepare(sandbox, &set, read.unstored(), terms)
         .await
         .map_err(by)?;
     let plugged = probed.map(worker_plugins::Probed::into_plugged);
@@ -56,20 +58,22 @@ pub async fn active_engine(options: &Options, name: &str) -> Result<Arc<Engine>,
         let set = set.map_err(|error| unreadable(error.to_string()))?;
         let book = Book::load(&book_path(&own.state));
         let book = book.map_err(|error| unreadable(error.to_string()))?;
-        let active = book.plugins.get(&wanted);
-        let active = active.and_then(|entry| entry.active.clone());
+        let entry = book.plugins.get(&wanted).cloned().unwrap_or_default();
+        let active = entry.active.clone();
         let active = active.ok_or_else(|| unreadable("no version of it serves".to_owned()))?;
         let kept = Kept::beside(&own.state.join("files"));
         let stored = Stored::again(&kept, &wanted, &active.digest)?;
-        Ok::<_, worker_plugins::Broken>((Arc::new(set), stored))
+        let papers = entry.papers_of(&active.digest);
+        let terms = terms(&own.place, &papers, &papers.from);
+        Ok::<_, worker_plugins::Broken>((Arc::new(set), stored, terms))
     });
     let by = |broken: worker_plugins::Broken| broken.by(&file);
-    let (set, stored) = match stored.await {
+    let (set, stored, terms) = match stored.await {
         Ok(stored) => stored.map_err(by)?,
         Err(_) => return Err(by(Rule::Readable.broken("reading it was interrupted"))),
     };
     let sandbox = &options.sandbox;
-    let probed = prepare(sandbox, &set, stored, Origin::Operator, false);
+    let probed = prepare(sandbox, &set, stored, terms);
     let plugged = probed.await.map_err(by)?;
     let plugged = plugged.map(worker_plugins::Probed::into_plugged);
     let engine = plugged.as_ref().and_then(|one| one.engine().cloned());

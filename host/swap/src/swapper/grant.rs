@@ -1,0 +1,83 @@
+//! The operator's word on what asks for more.
+
+use worker_plugins::Stored;
+
+use super::take::Candidate;
+use super::{SwapError, Swapper};
+use crate::book::{Version, Waiting};
+
+impl Swapper {
+    /// What waits under a name.
+    pub async fn waiting(&self, name: &str) -> Option<Waiting> {
+        let inner = self.inner.lock().await;
+        inner.book.plugins.get(name)?.waiting.clone()
+    }
+
+    /// Grants the version that waits what it asks for, and takes it on. The grant is for that version alone; `digest` says which one
+    /// was looked at.
+    pub async fn grant(
+        &self,
+        name: &str,
+        digest: Option<&str>,
+    ) -> Result<(Version, Waiting), SwapError> {
+        let _work = self.work.lock().await;
+        let waiting = self.waiting(name).await;
+        let mut waiting = waiting.ok_or_else(|| SwapError::NothingWaits(name.to_owned()))?;
+        let waits = waiting.version.digest.clone();
+        if digest.is_some_and(|digest| digest != waits) {
+            return Err(SwapError::AnotherWaits {
+                name: name.to_owned(),
+                digest: waits,
+            });
+        }
+        waiting.papers.granted = Some(waiting.asked.clone());
+        let taken = self.take_granted(name, &waiting).await;
+        if let Err(error) = &taken {
+            self.forget_waiting(name).await;
+            self.refuse_for(name, &waiting.version, error, &waiting.papers.from)
+                .await;
+        }
+        Ok((taken?, waiting))
+    }
+
+    async fn take_granted(&self, name: &str, waiting: &Waiting) -> Result<Version, SwapError> {
+        {
+            let mut inner = self.inner.lock().await;
+            let mut book = inner.book.clone();
+            let told = format!("by the operator: {}", waiting.more);
+            book.note(name, &waiting.version, "granted", &told);
+            self.write(&book).await?;
+            inner.book = book;
+        }
+        let (kept, wanted) = (self.kept.clone(), name.to_owned());
+        let digest = waiting.version.digest.clone();
+        let again = digest.clone();
+        let stored = tokio::task::spawn_blocking(move || Stored::again(&kept, &wanted, &again));
+        let stored = stored.await.map_err(|_| SwapError::Interrupted)?;
+        let stored =
+            stored.map_err(|broken| SwapError::Refused(broken.by(&format!("{name}.wasm"))))?;
+        self.try_in(Candidate {
+            name: name.to_owned(),
+            digest,
+            stored,
+            papers: waiting.papers.clone(),
+        })
+        .await
+    }
+
+    /// What waited does no more; a book that cannot be written has it wait on, which does no harm.
+    pub(crate) async fn forget_waiting(&self, name: &str) {
+        let mut inner = self.inner.lock().await;
+        let mut book = inner.book.clone();
+        let Some(entry) = book.plugins.get_mut(name) else {
+            return;
+        };
+        entry.waiting = None;
+        if *entry == crate::book::Entry::default() {
+            book.plugins.remove(name);
+        }
+        if self.write(&book).await.is_ok() {
+            inner.book = book;
+        }
+    }
+}

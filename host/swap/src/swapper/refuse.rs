@@ -1,0 +1,147 @@
+//! What is not taken: refused, held until the operator grants more, pinned. Said once, however often it is looked at.
+
+use worker_plugins::{Broken, Lacks, Refusal, Rule};
+
+use super::{Asked, Asking, SwapError, Swapper};
+use crate::book::{Papers, Version, Waiting};
+use crate::parcel::{Sender, State};
+
+/// Names that are shown as asking. Whoever sends plugins of ever new names must not fill the memory with them.
+const MAX_ASKING: usize = 256;
+
+impl Swapper {
+    /// Shows how far a candidate has come, and tells it.
+    pub(crate) async fn ask(&self, name: &str, version: &Version, state: Asked, from: &Sender) {
+        let (told, reason, rule) = match &state {
+            Asked::Checking => (State::Checking, String::new(), None),
+            Asked::Refused(refusal) => (State::Refused, refusal.to_string(), Some(refusal.rule)),
+            Asked::Waiting(more) => (State::Waiting, more.clone(), None),
+            Asked::Pinned => (
+                State::Pinned,
+                format!("`plugin unpin {name}` takes it off"),
+                None,
+            ),
+            Asked::RolledBack(why) => (State::RolledBack, why.clone(), None),
+        };
+        let asking = Asking {
+            digest: version.digest.clone(),
+            version: version.version.clone(),
+            from: from.clone(),
+            state,
+        };
+        let mut inner = self.inner.lock().await;
+        if inner.asking.len() >= MAX_ASKING && !inner.asking.contains_key(name) {
+            inner.asking.pop_first();
+        }
+        inner.asking.insert(name.to_owned(), asking);
+        drop(inner);
+        self.tell_refused(name, version, told, &reason, from, rule);
+    }
+
+    /// Refuses before anything of the file is looked at.
+    pub(crate) async fn refuse_at_once(
+        &self,
+        name: &str,
+        version: &Version,
+        broken: Broken,
+        from: &Sender,
+    ) -> SwapError {
+        let refusal = broken.by(&format!("{name}.wasm"));
+        self.refuse(name, version, refusal.clone(), from).await;
+        SwapError::Refused(refusal)
+    }
+
+    /// Refuses for an error; what waits has been told already.
+    pub(crate) async fn refuse_for(
+        &self,
+        name: &str,
+        version: &Version,
+        error: &SwapError,
+        from: &Sender,
+    ) {
+        let refusal = match error {
+            SwapError::Waiting { .. } => return,
+            SwapError::Refused(refusal) => refusal.clone(),
+            other => Rule::Stored
+                .broken(other.to_string())
+                .by(&format!("{name}.wasm")),
+        };
+        self.refuse(name, version, refusal, from).await;
+    }
+
+    /// Says that a file is not taken: once, however often it is looked at.
+    pub(crate) async fn refuse(
+        &self,
+        name: &str,
+        version: &Version,
+        refusal: Refusal,
+        from: &Sender,
+    ) {
+        let state = Asked::Refused(refusal.clone());
+        let told = {
+            let inner = self.inner.lock().await;
+            let asking = inner.asking.get(name);
+            asking.is_some_and(|asking| asking.state == state && asking.digest == version.digest)
+        };
+        self.ask(name, version, state, from).await;
+        if told {
+            return;
+        }
+        tracing::warn!(target: "plugins", digest = version.digest, "{refusal}; what serves is unchanged");
+        let mut inner = self.inner.lock().await;
+        let mut book = inner.book.clone();
+        book.note(name, version, "refused", &refusal.to_string());
+        // A history that cannot be written is one line poorer; the state is shown all the same.
+        if self.write(&book).await.is_ok() {
+            inner.book = book;
+        }
+    }
+
+    /// Keeps what asks for more until the operator grants it.
+    pub(crate) async fn hold(&self, name: &str, lacks: Lacks, papers: Papers) -> SwapError {
+        let Lacks {
+            digest,
+            version,
+            asked,
+            more,
+        } = lacks;
+        let version = Version { digest, version };
+        let (told, from) = (more.to_string(), papers.from.clone());
+        let waiting = Waiting {
+            version: version.clone(),
+            asked,
+            more,
+            papers,
+        };
+        {
+            let mut inner = self.inner.lock().await;
+            let mut book = inner.book.clone();
+            let entry = book.plugins.entry(name.to_owned()).or_default();
+            let before = entry.waiting.replace(waiting.clone());
+            if before != Some(waiting) {
+                let noted = format!("asks for more: {told}; `plugin grant {name}` takes it on");
+                book.note(name, &version, "waiting", &noted);
+                tracing::warn!(target: "plugins", plugin = name, version = version.version, digest = version.digest, "waits, as it {noted}; what serves is unchanged");
+                if let Err(error) = self.write(&book).await {
+                    return error;
+                }
+                inner.book = book;
+            }
+        }
+        self.ask(name, &version, Asked::Waiting(told.clone()), &from)
+            .await;
+        SwapError::Waiting {
+            name: name.to_owned(),
+            version: version.version,
+            more: told,
+        }
+    }
+
+    /// Writes down that a candidate came while the plugin is pinned.
+    pub(crate) async fn note_pinned(&self, name: &str, version: &Version) {
+        let mut inner = self.inner.lock().await;
+        inner
+            .book
+            .note(name, version, "pinned", "it waits for `plugin unpin`");
+    }
+}
