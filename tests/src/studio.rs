@@ -28,6 +28,12 @@ use crate::wait::soon;
 pub enum Reply {
     /// A status and a body.
     Status(u16, String),
+    /// 200 and these bytes.
+    Bytes(Vec<u8>),
+    /// A redirect to this URL.
+    Redirect(String),
+    /// 200 and these bytes, once a permit is there.
+    After(Arc<tokio::sync::Semaphore>, Vec<u8>),
     /// 429 or 503 with `Retry-After` seconds.
     RetryAfter(u16, u32),
     /// None, ever.
@@ -48,7 +54,7 @@ impl Reply {
 /// A request as it arrived.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// `register`, `poll`, `connect` or `complete`.
+    /// `register`, `poll`, `connect`, `complete` or `plugin`.
     pub route: &'static str,
     /// The path.
     pub path: String,
@@ -230,6 +236,7 @@ fn listen(listener: TcpListener, desk: Desk) -> JoinHandle<()> {
         .route("/workers/register-requests/{id}", get(poll))
         .route("/workers/{id}/connect", get(connect))
         .route("/workers/{id}/jobs/{job}/complete", post(complete))
+        .route("/workers/{id}/plugins/{name}", get(plugin))
         .layer(DefaultBodyLimit::disable())
         .with_state(desk);
     let app = Router::new().nest("/graphics/api", routes);
@@ -267,6 +274,16 @@ async fn answer(reply: Reply) -> Response {
         Reply::RetryAfter(status, seconds) => {
             let status = StatusCode::from_u16(status).expect("a status");
             (status, [("retry-after", seconds.to_string())]).into_response()
+        }
+        Reply::Bytes(bytes) => bytes.into_response(),
+        Reply::Redirect(to) => (StatusCode::FOUND, [("location", to)]).into_response(),
+        Reply::After(permits, bytes) => {
+            permits
+                .acquire()
+                .await
+                .expect("it is never closed")
+                .forget();
+            bytes.into_response()
         }
         Reply::Silence => std::future::pending().await,
         Reply::Cut => {
@@ -306,6 +323,22 @@ async fn complete(
             .unwrap_or(Reply::Status(200, "{}".to_owned())),
     )
     .await
+}
+
+async fn plugin(
+    State(desk): State<Desk>,
+    Path((worker, name)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Response {
+    record(
+        &desk,
+        "plugin",
+        format!("{worker}/{name}"),
+        headers,
+        Bytes::new(),
+    );
+    let scripted = desk.script.next("plugin");
+    answer(scripted.unwrap_or(Reply::status(404))).await
 }
 
 async fn connect(State(desk): State<Desk>, Path(id): Path<String>, request: Request) -> Response {

@@ -11,5 +11,6 @@ mod commands;
 mod crashes;
 mod folder;
 mod probation;
+mod push;
 mod shadowing;
 mod support;

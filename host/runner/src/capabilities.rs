@@ -89,7 +89,8 @@ pub(crate) fn capabilities(
             name: identity.name.clone(),
             version: identity.version.clone(),
             digest: identity.digest.clone(),
-            state: "active".to_owned(),
+            state: worker_wire::plugin_state::ACTIVE.to_owned(),
+            jobs_left: None,
         })
         .collect();
     told

@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 use futures_util::{StreamExt, stream::SplitStream};
 use tokio::time::{self, Instant};
 use tokio_tungstenite::tungstenite::Message;
-use worker_wire::{Claim, CloseCode, ErrorCode, FrameError, JobId, LogLevel, ServerFrame, Welcome};
+use worker_wire::{
+    Claim, CloseCode, ErrorCode, FrameError, JobId, LogLevel, PluginUpdate, ServerFrame, Welcome,
+};
 
 use crate::{
     connect::Socket,
@@ -122,6 +124,10 @@ impl<'a> Incoming<'a> {
         match frame {
             ServerFrame::Offer(claim) => self.offer(&claim, offers),
             ServerFrame::JobCancel(job) => self.cancel(&job, offers),
+            ServerFrame::PluginUpdate(text) => {
+                self.plugin_update(&text);
+                Ok(())
+            }
             ServerFrame::CompleteAck(job) => {
                 worker.complete_ack(&job);
                 self.acknowledged("result", &job);
@@ -197,6 +203,23 @@ impl<'a> Incoming<'a> {
         }
     }
 
+    /// One that makes no sense is answered and never counted: an update that is wrong must not cost the session, and with it a
+    /// job.
+    fn plugin_update(&mut self, text: &str) {
+        let update = PluginUpdate::read(text);
+        match &update {
+            Ok(update) => self.context.info(format!(
+                "the studio pushes {} {} ({})",
+                update.name, update.version, update.digest
+            )),
+            Err(error) => self.say_once(
+                "malformed pluginUpdate",
+                &format!("refusing a pluginUpdate frame: {error}"),
+            ),
+        }
+        self.context.options.worker.plugin_update(update);
+    }
+
     fn acknowledged(&self, what: &str, job: &str) {
         let job = one_line(job, 128);
         let text = format!("the studio acknowledged the {what} of {job}");
@@ -252,6 +275,7 @@ fn name_of(frame: &ServerFrame) -> String {
         ServerFrame::FailAck(_) => "failAck".to_owned(),
         ServerFrame::Error { .. } => "error".to_owned(),
         ServerFrame::JobCancel(_) => "jobCancel".to_owned(),
+        ServerFrame::PluginUpdate(_) => "pluginUpdate".to_owned(),
         ServerFrame::Unknown(name) => one_line(name, 40),
     }
 }

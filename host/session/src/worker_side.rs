@@ -1,6 +1,6 @@
 //! What stands behind a session.
 
-use worker_wire::{Capabilities, Claim, JobId, StudioLink};
+use worker_wire::{Capabilities, Claim, JobId, PluginUpdate, StudioLink, UpdateError};
 
 pub use futures_util::future::BoxFuture;
 
@@ -39,6 +39,9 @@ pub trait WorkerSide: Send + Sync + 'static {
     /// The studio wants a job stopped. A cancel that arrives while its offer is being decided comes right after the
     /// job has started.
     fn cancel(&self, job: &JobId);
+
+    /// The studio wants a plugin to be run, or said something that is no such wish.
+    fn plugin_update(&self, update: Result<PluginUpdate, UpdateError>);
 
     /// The studio has a job's JSON result.
     fn complete_ack(&self, job: &str);

@@ -9,6 +9,7 @@
 //! waited for by [`Timing`].
 
 mod api;
+mod components;
 mod core;
 pub mod guard;
 mod options;

@@ -55,6 +55,10 @@ pub struct Limits {
     pub pending: usize,
     /// Register requests that one address may send within a minute; the own worker's do not count.
     pub register_per_minute: usize,
+    /// Pushed components that are kept. Fewer leaves no old one to push again.
+    pub components: usize,
+    /// Bytes of pushed components that are kept.
+    pub component_bytes: u64,
 }
 
 impl Default for Limits {
@@ -68,6 +72,8 @@ impl Default for Limits {
             attempts: 3,
             pending: 256,
             register_per_minute: 10,
+            components: 64,
+            component_bytes: 1 << 30,
         }
     }
 }
@@ -100,6 +106,8 @@ pub struct Timing {
     /// How long the other side may take to answer a close. Longer only delays the end of a session's task, shorter
     /// may reset the connection before the error before the close is read.
     pub goodbye: Duration,
+    /// How long a worker that could not fetch a pushed plugin is left alone before it is sent again.
+    pub retry: Duration,
 }
 
 impl Default for Timing {
@@ -116,6 +124,7 @@ impl Default for Timing {
             stall: Duration::from_secs(30),
             write: Duration::from_secs(10),
             goodbye: Duration::from_secs(1),
+            retry: Duration::from_secs(10),
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use worker_wire::Secret;
 
+use crate::components::{Components, Room};
 use crate::core::Core;
 use crate::options::{Compose, StudioOptions};
 use crate::store::{self, OpenError, Store};
@@ -22,6 +23,7 @@ pub struct Studio {
     core: Mutex<Core>,
     pub(crate) store: Store,
     pub(crate) results: PathBuf,
+    pub(crate) components: Components,
     pub(crate) compose: Arc<dyn Compose>,
     token: Secret,
     pub(crate) stop: CancellationToken,
@@ -35,6 +37,11 @@ impl Studio {
         let results = options.dir.join("results");
         store::private_dir(&options.dir)?;
         store::private_dir(&results)?;
+        let room = Room {
+            count: options.limits.components,
+            bytes: options.limits.component_bytes,
+        };
+        let components = Components::open(options.dir.join("components"), room)?;
         let (connection, recovered) = store::open(&options.dir)?;
         let store = Store::start(connection)?;
         let alarm = options.timing.alarm;
@@ -54,6 +61,7 @@ impl Studio {
             core: Mutex::new(core),
             store,
             results,
+            components,
             compose: options.compose,
             token: options.token,
             stop: CancellationToken::new(),

@@ -5,6 +5,7 @@
 
 mod decide;
 mod grant;
+mod live;
 mod look;
 mod refuse;
 mod start;
@@ -160,6 +161,7 @@ pub struct Swapper {
     pub(crate) work: Mutex<()>,
     pub(crate) inner: Mutex<Inner>,
     pub(crate) changes: broadcast::Sender<StateChange>,
+    live: live::Live,
 }
 
 impl std::fmt::Debug for Swapper {
@@ -264,6 +266,7 @@ impl Swapper {
             self.serving.publish(generation);
         }
         *inner = next;
+        self.live.follow(inner);
         failpoint("published");
         Ok(())
     }

@@ -24,8 +24,11 @@ pub struct PluginState {
     pub version: String,
     /// SHA-256 of its file, in hex.
     pub digest: String,
-    /// `active`, or another state of the swap.
+    /// `probation`, `active` or `draining`.
     pub state: String,
+    /// On probation: jobs that it still has to do well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jobs_left: Option<u32>,
 }
 
 /// The capabilities object. Every field of the protocol's first version is always written; later ones that an

@@ -4,7 +4,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
 
-use crate::{Capabilities, ErrorCode, LogEntry, Secret};
+use crate::{Capabilities, ErrorCode, LogEntry, PluginStatus, Secret};
 
 /// What a worker sends.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -83,6 +83,8 @@ pub enum WorkerFrame {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         note: Option<String>,
     },
+    /// Extension `pluginStatus`: how a plugin stands.
+    PluginStatus(PluginStatus),
     /// A type that this side does not know; ignored.
     #[serde(other)]
     Unknown,
@@ -123,6 +125,8 @@ pub enum ServerFrame {
     },
     /// Extension `jobCancel`: stop this job.
     JobCancel(String),
+    /// Extension `pluginUpdate`: run this plugin. The frame's whole text, for [`crate::PluginUpdate::read`].
+    PluginUpdate(String),
     /// A type that this side does not know: ignored, and said.
     Unknown(String),
 }
@@ -182,6 +186,7 @@ impl ServerFrame {
             "completeAck" => body::<JobBody>(&frame, text).map(|b| Self::CompleteAck(b.job_id)),
             "failAck" => body::<JobBody>(&frame, text).map(|b| Self::FailAck(b.job_id)),
             "jobCancel" => body::<JobBody>(&frame, text).map(|b| Self::JobCancel(b.job_id)),
+            "pluginUpdate" => Ok(Self::PluginUpdate(text.to_owned())),
             "error" => body::<ErrorBody>(&frame, text).map(|b| Self::Error {
                 code: ErrorCode::from_wire(&b.code),
                 message: b.message,
@@ -202,6 +207,7 @@ impl ServerFrame {
             }
             // The claim goes out byte for byte as it was queued.
             Self::Offer(claim) => return format!(r#"{{"type":"offer","claim":{claim}}}"#),
+            Self::PluginUpdate(text) => return text.clone(),
             Self::HeartbeatAck => serde_json::json!({"type": "heartbeatAck"}),
             Self::CompleteAck(id) => serde_json::json!({"type": "completeAck", "jobId": id}),
             Self::FailAck(id) => serde_json::json!({"type": "failAck", "jobId": id}),

@@ -13,6 +13,7 @@ mod link;
 mod log_entry;
 mod media;
 mod registration;
+mod updates;
 
 pub use account::{Secret, StudioAccount};
 pub use api_base::{ApiBase, ApiBaseError};
@@ -24,6 +25,10 @@ pub use link::{Extension, Extensions, LinkOutlet, SessionEnded, StudioLink};
 pub use log_entry::{LogEntry, LogLevel, timestamp};
 pub use media::media_type_of;
 pub use registration::{PollAnswer, RegisterAnswer, RegisterRequest};
+pub use updates::{
+    PluginStatus, PluginUpdate, UpdateError, is_digest, is_plugin_name, is_update_id,
+    state as plugin_state,
+};
 
 /// Sub-protocol offered and required at the WebSocket upgrade.
 pub const SUBPROTOCOL: &str = "studio-worker-v1";

@@ -21,11 +21,21 @@ pub enum Extension {
     JobCancel,
     /// Results of an earlier session are welcome.
     Resume,
+    /// Studio to worker: `pluginUpdate` frames.
+    PluginUpdate,
+    /// Worker to studio: `pluginStatus` frames.
+    PluginStatus,
 }
 
 impl Extension {
     /// All that this worker knows.
-    pub const ALL: [Self; 3] = [Self::Progress, Self::JobCancel, Self::Resume];
+    pub const ALL: [Self; 5] = [
+        Self::Progress,
+        Self::JobCancel,
+        Self::Resume,
+        Self::PluginUpdate,
+        Self::PluginStatus,
+    ];
 
     /// Its name on the wire.
     pub fn as_wire(self) -> &'static str {
@@ -33,6 +43,8 @@ impl Extension {
             Self::Progress => "progress",
             Self::JobCancel => "jobCancel",
             Self::Resume => "resume",
+            Self::PluginUpdate => "pluginUpdate",
+            Self::PluginStatus => "pluginStatus",
         }
     }
 }

@@ -22,6 +22,8 @@ use worker_runner::{
 use worker_servers::Servers;
 use worker_session::{Identity, IdentityStore, LogShipper, SaveError};
 use worker_studio::{Approval, Studio, StudioOptions};
+use worker_swap::Swapper;
+use worker_updates::Updates;
 use worker_wire::{ApiBase, LogEntry, LogLevel, Secret};
 
 use crate::cli::Failure;
@@ -72,6 +74,22 @@ pub(crate) fn swap_options(
         sandbox: sandbox.clone(),
         programs,
     })
+}
+
+/// Takes what a studio pushes.
+pub(crate) async fn updates(
+    paths: &Paths,
+    settings: &Settings,
+    swapper: &Arc<Swapper>,
+) -> Result<Arc<Updates>, Failure> {
+    let network = Network::load(&paths.config)?;
+    let options = worker_updates::Options {
+        state: paths.state.join("plugins"),
+        policy: egress_policy(settings, &network)?,
+        swapper: swapper.clone(),
+        limits: worker_updates::Limits::default(),
+    };
+    Ok(Updates::open(options).await?)
 }
 
 /// The studio to serve, the embedded one where none is configured, and the identity that goes with it.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use worker_config::{Discovery, Paths};
 
@@ -10,6 +10,9 @@ use crate::cli::Failure;
 
 /// Longest wait for an answer that is not a long poll. The API is on this machine.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// Longest time for sending a file of 64 MiB within this machine.
+const SENDING: Duration = Duration::from_secs(120);
 
 /// Largest JSON answer that is read.
 const MAX_JSON: usize = 8 * 1024 * 1024;
@@ -52,6 +55,12 @@ impl Client {
             .map_err(|_| Failure::new(format!("{} did not answer with JSON", self.found.url)))
     }
 
+    /// Puts bytes.
+    pub(crate) async fn send_bytes(&self, path: &str, bytes: Vec<u8>) -> Result<(), Failure> {
+        let put = self.request(Method::PUT, path, SENDING).body(bytes);
+        self.answered(put).await.map(drop)
+    }
+
     /// A GET that may wait for `limit`.
     pub(crate) async fn poll(&self, path: &str, limit: Duration) -> Result<Value, Failure> {
         let response = self
@@ -76,15 +85,21 @@ impl Client {
         body: Option<&Value>,
         limit: Duration,
     ) -> Result<Response, Failure> {
-        let url = format!("{}{path}", self.found.url);
-        let mut request = self
-            .http
-            .request(method, url)
-            .bearer_auth(self.found.token.expose())
-            .timeout(limit);
+        let mut request = self.request(method, path, limit);
         if let Some(body) = body {
             request = request.json(body);
         }
+        self.answered(request).await
+    }
+
+    fn request(&self, method: Method, path: &str, limit: Duration) -> RequestBuilder {
+        self.http
+            .request(method, format!("{}{path}", self.found.url))
+            .bearer_auth(self.found.token.expose())
+            .timeout(limit)
+    }
+
+    async fn answered(&self, request: RequestBuilder) -> Result<Response, Failure> {
         let response = request
             .send()
             .await

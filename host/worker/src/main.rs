@@ -100,6 +100,7 @@ async fn dispatch(command: Command, paths: Paths, settings: Settings) -> Result<
             )
             .await
         }
+        Command::Pushing(pushing) => commands::pushing::run(&paths, &pushing).await,
         Command::Submit(submission) => commands::submit::run(&paths, &submission).await,
         Command::Cancel { job } => commands::cancel::run(&paths, &job).await,
         Command::Pause => commands::pause::run(&paths, true).await,

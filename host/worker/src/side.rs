@@ -1,21 +1,28 @@
-//! What stands behind the session: the runner takes offers, delivery hears of acknowledgements.
+//! What stands behind the session: the runner takes offers, delivery hears of acknowledgements, updates of pushed plugins.
 
 use std::sync::Arc;
 
 use worker_delivery::Delivery;
 use worker_runner::{CurrentJob, OfferAnswer, RESERVED, Runner};
 use worker_session::{Answer, BoxFuture, WorkerSide};
-use worker_wire::{Capabilities, Claim, JobId, StudioLink};
+use worker_swap::Swapper;
+use worker_updates::Updates;
+use worker_wire::{Capabilities, Claim, JobId, PluginUpdate, StudioLink, UpdateError};
 
-/// Joins runner and delivery for the session.
+/// Joins runner, delivery and updates for the session.
 pub(crate) struct Side {
     pub(crate) runner: Runner,
     pub(crate) delivery: Arc<Delivery>,
+    pub(crate) swapper: Arc<Swapper>,
+    pub(crate) updates: Arc<Updates>,
 }
 
 impl WorkerSide for Side {
     fn capabilities(&self) -> Capabilities {
-        self.runner.capabilities()
+        Capabilities {
+            plugins: self.swapper.states(),
+            ..self.runner.capabilities()
+        }
     }
 
     fn current_job(&self) -> Option<String> {
@@ -27,6 +34,7 @@ impl WorkerSide for Side {
     }
 
     fn welcomed(&self, link: StudioLink) {
+        self.updates.welcomed(&link);
         self.delivery.welcomed(link);
     }
 
@@ -44,6 +52,10 @@ impl WorkerSide for Side {
         if !self.runner.cancel(job) {
             tracing::info!(target: "job", job = job.as_str(), "asked to cancel a job that is not in hand");
         }
+    }
+
+    fn plugin_update(&self, update: Result<PluginUpdate, UpdateError>) {
+        self.updates.announced(update);
     }
 
     fn complete_ack(&self, job: &str) {

@@ -43,6 +43,7 @@ struct Up {
     looking: tokio::task::JoinHandle<()>,
     swapper: Arc<Swapper>,
     watching: tokio::task::JoinHandle<()>,
+    updating: tokio::task::JoinHandle<()>,
     watch_stop: CancellationToken,
     shutdown: CancellationToken,
     _lock: DaemonLock,
@@ -119,6 +120,7 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
     )
     .await?;
 
+    let updates = assemble::updates(&paths, &settings, &swapper).await?;
     let states = States::new();
     let control = Arc::new(Control {
         runner: runner.clone(),
@@ -153,6 +155,8 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
             worker: Arc::new(Side {
                 runner: runner.clone(),
                 delivery: delivery.clone(),
+                swapper: swapper.clone(),
+                updates: updates.clone(),
             }),
             log,
             states: states.clone(),
@@ -175,9 +179,11 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
     });
     let watch_stop = CancellationToken::new();
     let watching = tokio::spawn(swapper.clone().watch(watch_stop.clone()));
+    let updating = tokio::spawn(updates.run(watch_stop.clone()));
     Ok(Up {
         swapper,
         watching,
+        updating,
         watch_stop,
         runner,
         delivery,
@@ -231,6 +237,8 @@ impl Up {
         // A file that is being taken in is left; what serves was decided before.
         self.watch_stop.cancel();
         self.watching.abort();
+        // It writes down where updates stand, which is a matter of milliseconds.
+        let _ = self.updating.await;
         self.session_stop.cancel();
         if !self.session.is_finished() {
             // The session bounds its own end; what it says was logged by it.

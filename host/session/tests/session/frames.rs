@@ -18,7 +18,13 @@ async fn the_upgrade_and_hello_say_who_the_worker_is() {
     assert_eq!(hello["authToken"], "tok");
     assert_eq!(
         hello["capabilities"]["extensions"],
-        json!(["progress", "jobCancel", "resume"])
+        json!([
+            "progress",
+            "jobCancel",
+            "resume",
+            "pluginUpdate",
+            "pluginStatus"
+        ])
     );
     let call = studio.calls("connect").remove(0);
     assert_eq!(call.id, "w-1");

@@ -5,7 +5,8 @@ use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
-use crate::core::{ApprovalError, CancelError, SubmitError};
+use crate::components::ComponentError;
+use crate::core::{ApprovalError, CancelError, PushError, SubmitError};
 use crate::options::ComposeError;
 use crate::store::StoreError;
 
@@ -115,6 +116,34 @@ impl From<ApprovalError> for ApiError {
             ApprovalError::Unknown => (StatusCode::NOT_FOUND, "unknown_request"),
             ApprovalError::Decided => (StatusCode::CONFLICT, "already_decided"),
             ApprovalError::NoRandomness => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<PushError> for ApiError {
+    fn from(error: PushError) -> Self {
+        let (status, code) = match error {
+            PushError::Malformed(_) => (StatusCode::BAD_REQUEST, "bad_request"),
+            PushError::Unsigned => (StatusCode::BAD_REQUEST, "unsigned"),
+            PushError::NoComponent => (StatusCode::CONFLICT, "no_component"),
+            PushError::UnknownWorker(_) => (StatusCode::NOT_FOUND, "unknown_worker"),
+            PushError::Running(_) => (StatusCode::CONFLICT, "under_way"),
+            PushError::Unknown => (StatusCode::NOT_FOUND, "unknown_update"),
+            PushError::Ended => (StatusCode::CONFLICT, "already_ended"),
+            PushError::NoRandomness => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<ComponentError> for ApiError {
+    fn from(error: ComponentError) -> Self {
+        let (status, code) = match error {
+            ComponentError::Digest { .. } => (StatusCode::BAD_REQUEST, "wrong_digest"),
+            ComponentError::Size => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            ComponentError::Full { .. } => (StatusCode::INSUFFICIENT_STORAGE, "full"),
+            ComponentError::Disk(_) => (StatusCode::INSUFFICIENT_STORAGE, "not_kept"),
         };
         Self::new(status, code, error.to_string())
     }

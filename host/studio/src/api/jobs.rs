@@ -159,18 +159,12 @@ pub(super) struct Watching {
     wait_ms: Option<u64>,
 }
 
-/// `GET /api/jobs/{id}?after=VERSION&waitMs=`: answers when the version is another than the caller has seen.
-pub(super) async fn one(
-    State(studio): State<Arc<Studio>>,
-    Path(job): Path<String>,
-    query: Result<Query<Watching>, QueryRejection>,
-) -> Result<Json<JobStatus>, ApiError> {
-    let Query(watching) = query?;
-    let id = JobId::parse(&job).map_err(|_| ApiError::unknown_job())?;
-    let mut versions = {
-        let core = studio.core();
-        core.job(&id).ok_or_else(ApiError::unknown_job)?.watch()
-    };
+/// Waits until the version is another than the caller has seen, within what it asked for.
+pub(super) async fn changed(
+    studio: &Studio,
+    mut versions: tokio::sync::watch::Receiver<u64>,
+    watching: &Watching,
+) {
     let wait = Duration::from_millis(watching.wait_ms.unwrap_or_default()).min(LONGEST_WAIT);
     if let Some(seen) = watching.after.filter(|_| !wait.is_zero()) {
         tokio::select! {
@@ -180,6 +174,21 @@ pub(super) async fn one(
             () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+/// `GET /api/jobs/{id}?after=VERSION&waitMs=`: answers when the version is another than the caller has seen.
+pub(super) async fn one(
+    State(studio): State<Arc<Studio>>,
+    Path(job): Path<String>,
+    query: Result<Query<Watching>, QueryRejection>,
+) -> Result<Json<JobStatus>, ApiError> {
+    let Query(watching) = query?;
+    let id = JobId::parse(&job).map_err(|_| ApiError::unknown_job())?;
+    let versions = {
+        let core = studio.core();
+        core.job(&id).ok_or_else(ApiError::unknown_job)?.watch()
+    };
+    changed(&studio, versions, &watching).await;
     let status = studio.core().status(&id);
     status.map(Json).ok_or_else(ApiError::unknown_job)
 }

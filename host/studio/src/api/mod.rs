@@ -3,17 +3,19 @@
 mod error;
 mod jobs;
 mod results;
+mod updates;
 mod workers;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 
 use crate::studio::Studio;
 
 pub(crate) use error::ApiError;
+pub(crate) use results::bytes;
 
 /// Largest body of a route that only takes a few words.
 const SMALL_BODY: usize = 1 << 20;
@@ -40,6 +42,18 @@ pub(crate) fn router(studio: Arc<Studio>) -> Router {
             post(workers::reject).layer(DefaultBodyLimit::max(SMALL_BODY)),
         )
         .route("/api/workers/{worker}", delete(workers::remove))
+        .route(
+            "/api/components/{digest}",
+            put(updates::component).layer(DefaultBodyLimit::max(crate::guard::MAX_BODY_BYTES)),
+        )
+        .route(
+            "/api/updates",
+            get(updates::list)
+                .post(updates::begin)
+                .layer(DefaultBodyLimit::max(SMALL_BODY)),
+        )
+        .route("/api/updates/{update}", get(updates::one))
+        .route("/api/updates/{update}/cancel", post(updates::cancel))
         .route("/api/logs", get(workers::logs))
         .with_state(studio)
 }

@@ -37,7 +37,11 @@ pub(super) async fn result(
     }
 }
 
-async fn bytes(path: &std::path::Path, media_type: Option<String>) -> Result<Response, ApiError> {
+/// The bytes of a file under a media type.
+pub(crate) async fn bytes(
+    path: &std::path::Path,
+    media_type: Option<String>,
+) -> Result<Response, ApiError> {
     let lost = |error: std::io::Error| {
         ApiError::new(
             StatusCode::INTERNAL_SERVER_ERROR,

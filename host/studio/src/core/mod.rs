@@ -10,10 +10,13 @@ mod job;
 mod outcome;
 mod recovery;
 mod registration;
+mod rollout;
 mod session;
 mod status;
 mod submit;
 mod sweep;
+mod updates;
+mod updates_status;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
@@ -26,9 +29,13 @@ pub(crate) use job::{Job, JobState};
 pub(crate) use outcome::{JsonVerdict, Rejected};
 pub(crate) use recovery::PART_PREFIX;
 pub(crate) use registration::{ApprovalError, Poll, RegisterRefusal};
+use rollout::Rollout;
+pub(crate) use rollout::RolloutRow;
 pub(crate) use session::{Outbox, Outgoing, Session};
 pub(crate) use status::{JobStatus, PendingView, WorkerView};
 pub(crate) use submit::{CancelError, Submission, SubmitError};
+pub(crate) use updates::{Push, PushError};
+pub(crate) use updates_status::RolloutStatus;
 
 use crate::options::{Approval, Limits, Timing};
 use crate::store::{Change, RequestRow, Store, WorkerRow};
@@ -68,6 +75,8 @@ pub(crate) struct Core {
     next_session: u64,
     workers: HashMap<String, WorkerRow>,
     requests: HashMap<String, RequestRow>,
+    /// By id.
+    rollouts: HashMap<String, Rollout>,
     /// When each address sent its last register requests.
     callers: HashMap<std::net::IpAddr, VecDeque<Instant>>,
     logs: VecDeque<LogLine>,

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use worker_wire::JobId;
 
-use super::{Core, Job, JobState};
+use super::{Core, Job, JobState, Rollout};
 use crate::options::{Approval, Limits, Timing};
 use crate::store::{JobRow, Recovered, Store};
 
@@ -40,12 +40,20 @@ impl Core {
             next_session: 0,
             workers: HashMap::new(),
             requests: HashMap::new(),
+            rollouts: HashMap::new(),
             callers: HashMap::new(),
             logs: VecDeque::new(),
             next_log: 0,
         };
         core.workers = keyed(recovered.workers, |row| row.id.clone());
         core.requests = keyed(recovered.requests, |row| row.id.clone());
+        core.rollouts = keyed(
+            { recovered.rollouts }
+                .into_iter()
+                .map(Rollout::new)
+                .collect(),
+            |one| one.row.id.clone(),
+        );
         let mut finished = Vec::new();
         for (row, claim) in recovered.jobs {
             core.recover_job(row, claim, &mut finished);

@@ -334,6 +334,7 @@ impl Core {
         for id in kept {
             self.end_reservation(&id, "its worker was deleted");
         }
+        self.forget_shares(worker);
         self.dispatch();
         true
     }

@@ -1,12 +1,13 @@
 //! One welcomed session, and its two ends: what it may be sent, what it said.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use worker_wire::{
-    Capabilities, ErrorCode, Extension, Extensions, JobId, ServerFrame, UserPresence,
+    Capabilities, ErrorCode, Extension, Extensions, JobId, PluginState, PluginStatus, ServerFrame,
+    UserPresence, plugin_state,
 };
 
 use super::{Core, JobState};
@@ -17,6 +18,9 @@ const OUTBOX: usize = 256;
 
 /// Jobs per session whose late frames are forgiven. Fewer could end a session over a frame that crossed a cancel.
 const REMEMBERED: usize = 32;
+
+/// Plugins of one worker whose last status is kept: as many as a worker may have.
+const PLUGINS: usize = 128;
 
 /// What a session's task writes to its socket.
 #[derive(Debug)]
@@ -90,12 +94,33 @@ pub(crate) struct Session {
     accepted: VecDeque<JobId>,
     /// Jobs that were taken from it, or that it ended.
     over: VecDeque<JobId>,
+    /// The last that it said of each plugin, by name.
+    pub(crate) plugins_told: BTreeMap<String, PluginStatus>,
 }
 
 impl Session {
     /// Whether the other side listed an extension.
     pub(crate) fn speaks(&self, extension: Extension) -> bool {
         self.extensions.has(extension)
+    }
+
+    /// Whether it can be sent a plugin, and say what came of it.
+    pub(crate) fn takes_updates(&self) -> bool {
+        self.speaks(Extension::PluginUpdate) && self.speaks(Extension::PluginStatus)
+    }
+
+    /// The plugin of this digest, where it serves there.
+    pub(crate) fn serves(&self, digest: &str) -> Option<&PluginState> {
+        let serving = [plugin_state::PROBATION, plugin_state::ACTIVE];
+        let mut plugins = self.capabilities.plugins.iter();
+        plugins.find(|one| one.digest == digest && serving.contains(&one.state.as_str()))
+    }
+
+    /// Keeps what it said of a plugin.
+    pub(crate) fn told(&mut self, status: PluginStatus) {
+        if self.plugins_told.len() < PLUGINS || self.plugins_told.contains_key(&status.name) {
+            self.plugins_told.insert(status.name.clone(), status);
+        }
     }
 
     /// Notes a job that this session accepted.
@@ -183,6 +208,7 @@ impl Core {
                 races: 0,
                 accepted: VecDeque::new(),
                 over: VecDeque::new(),
+                plugins_told: BTreeMap::new(),
             },
         );
         no
@@ -277,6 +303,8 @@ impl Core {
         }
         self.reattach(no, current.as_deref());
         self.dispatch();
+        self.plugins_seen(no);
+        self.advance();
     }
 
     /// Sends a frame to a session, if it is there.

@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
-use worker_wire::{Capabilities, JobId};
+use worker_wire::{Capabilities, JobId, PluginStatus};
 
 use super::job::Progress;
 use super::{Core, Job, Rejected};
@@ -48,6 +48,8 @@ pub(crate) struct WorkerView {
     current_job_id: Option<String>,
     last_heartbeat_at: Option<String>,
     approved_at: String,
+    /// The last that it said of each plugin in this session.
+    plugin_status: Vec<PluginStatus>,
     capabilities: Capabilities,
 }
 
@@ -138,6 +140,9 @@ impl Core {
                         .map(ToString::to_string),
                     last_heartbeat_at: session.and_then(|s| s.beat_at).map(stamp),
                     approved_at: stamp(row.approved_at),
+                    plugin_status: session
+                        .map(|session| session.plugins_told.values().cloned().collect())
+                        .unwrap_or_default(),
                     capabilities: session
                         .map_or_else(|| row.capabilities.clone(), |s| s.capabilities.clone()),
                 }
@@ -168,7 +173,7 @@ impl Core {
     }
 }
 
-fn stamp(ms: i64) -> String {
+pub(super) fn stamp(ms: i64) -> String {
     let age = Duration::from_millis(u64::try_from(ms).unwrap_or_default());
     worker_wire::timestamp(UNIX_EPOCH + age)
 }

@@ -15,6 +15,7 @@ impl Core {
         self.end_slow_cancels();
         self.forget_callers();
         self.dispatch();
+        self.advance();
     }
 
     fn close_stale(&mut self) {

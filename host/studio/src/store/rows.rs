@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use worker_wire::Capabilities;
 
+use crate::core::RolloutRow;
+
 /// A job as it is kept. Times are milliseconds since the Unix epoch.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -72,4 +74,5 @@ pub(crate) struct Recovered {
     pub(crate) workers: Vec<WorkerRow>,
     /// Oldest first.
     pub(crate) requests: Vec<RequestRow>,
+    pub(crate) rollouts: Vec<RolloutRow>,
 }

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::Recovered;
 
 /// Version of the schema that this code writes.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 
 /// Why a studio could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -97,8 +97,11 @@ pub(crate) fn open(dir: &Path) -> Result<(Connection, Recovered), OpenError> {
     if found > SCHEMA {
         return Err(OpenError::Newer { path, found });
     }
-    if found == 0 {
+    if found < 1 {
         connection.execute_batch(TABLES).map_err(failed)?;
+    }
+    if found < 2 {
+        connection.execute_batch(ROLLOUTS).map_err(failed)?;
     }
     let recovered = read(&connection).map_err(failed)?;
     Ok((connection, recovered))
@@ -144,6 +147,12 @@ const TABLES: &str = "BEGIN;
     PRAGMA user_version = 1;
     COMMIT;";
 
+/// Since schema 2.
+const ROLLOUTS: &str = "BEGIN;
+    CREATE TABLE rollouts (id TEXT PRIMARY KEY, detail TEXT NOT NULL) STRICT;
+    PRAGMA user_version = 2;
+    COMMIT;";
+
 fn read(connection: &Connection) -> rusqlite::Result<Recovered> {
     let mut jobs = Vec::new();
     // The claim of a finished job is of no more use in memory.
@@ -158,6 +167,7 @@ fn read(connection: &Connection) -> rusqlite::Result<Recovered> {
         jobs,
         workers: details(connection, "SELECT detail FROM workers")?,
         requests: details(connection, "SELECT detail FROM requests ORDER BY rowid")?,
+        rollouts: details(connection, "SELECT detail FROM rollouts")?,
     })
 }
 

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
 
 use super::{JobRow, OpenError, RequestRow, StoreError, WorkerRow};
+use crate::core::RolloutRow;
 
 /// Changes that one transaction takes. More would make the first one wait longer for its commit.
 const GROUP: usize = 64;
@@ -33,6 +34,10 @@ pub(crate) enum Change {
     Request(Box<RequestRow>),
     /// A registration request that is over.
     NoRequest(String),
+    /// A roll-out as it is now.
+    Rollout(Box<RolloutRow>),
+    /// A roll-out that is forgotten.
+    NoRollout(String),
 }
 
 enum Order {
@@ -227,6 +232,12 @@ fn write(db: &Connection, change: &Change) -> rusqlite::Result<()> {
             .execute(params![row.id, detail(row)?]),
         Change::NoRequest(id) => db
             .prepare_cached("DELETE FROM requests WHERE id = ?")?
+            .execute([id]),
+        Change::Rollout(row) => db
+            .prepare_cached("INSERT OR REPLACE INTO rollouts (id, detail) VALUES (?, ?)")?
+            .execute(params![row.id, detail(row)?]),
+        Change::NoRollout(id) => db
+            .prepare_cached("DELETE FROM rollouts WHERE id = ?")?
             .execute([id]),
     }
     .map(|_| ())

@@ -1,6 +1,7 @@
 //! The four routes of the protocol.
 
 pub(crate) mod complete;
+mod component;
 mod connect;
 mod register;
 mod session;
@@ -16,7 +17,7 @@ use http::StatusCode;
 
 use crate::studio::Studio;
 
-pub(crate) use upload::Upload;
+pub(crate) use upload::{Upload, create_private};
 
 /// Largest register request. Capabilities list model names, hundreds of them at times.
 const REGISTER_BYTES: usize = 1 << 20;
@@ -43,6 +44,10 @@ pub(crate) fn router(studio: Arc<Studio>) -> Router {
         .route(
             "/graphics/api/workers/{worker}/jobs/{job}/complete",
             post(complete::complete).layer(DefaultBodyLimit::max(body)),
+        )
+        .route(
+            "/graphics/api/workers/{worker}/plugins/{digest}",
+            get(component::component),
         )
         .with_state(studio)
 }

@@ -301,6 +301,7 @@ impl Running {
                 .studio
                 .core()
                 .progress(self.no, &job_id, done, total, note),
+            WorkerFrame::PluginStatus(status) => self.studio.core().plugin_status(self.no, status),
             WorkerFrame::Unknown => tracing::debug!(worker = self.worker, "unknown frame ignored"),
         }
         Ok(())

@@ -116,7 +116,7 @@ impl Part {
         let written = tokio::task::spawn_blocking(move || {
             let file = match &mut self.file {
                 Some(file) => file,
-                none => none.insert(create(&self.path)?),
+                none => none.insert(create_private(&self.path)?),
             };
             file.write_all(&self.held)?;
             self.held.clear();
@@ -150,7 +150,8 @@ impl Drop for Part {
     }
 }
 
-fn create(path: &Path) -> std::io::Result<std::fs::File> {
+/// Makes a file that only this user can read; it must not exist.
+pub(crate) fn create_private(path: &Path) -> std::io::Result<std::fs::File> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]

@@ -17,3 +17,4 @@ mod results;
 mod resume;
 mod session;
 mod support;
+mod updates;

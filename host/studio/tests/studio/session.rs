@@ -96,7 +96,13 @@ async fn welcome_lists_the_extensions_and_heartbeats_are_acknowledged() {
     let welcome = worker.frame().await;
     assert_eq!(
         welcome["extensions"],
-        json!(["progress", "jobCancel", "resume"])
+        json!([
+            "progress",
+            "jobCancel",
+            "resume",
+            "pluginUpdate",
+            "pluginStatus"
+        ])
     );
     assert!(welcome["serverTime"].as_str().unwrap().ends_with('Z'));
     for _ in 0..3 {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use worker_plugins::{Broken, Generation, Plugged, PluginSet, ReadOnce, Stored};
 use worker_runner::{Again, JobEnd, JobReport, Witness};
 
+use super::live::identities;
 use super::{Asked, Asking, Inner, SwapError, Swapper, prepare};
 use crate::book::{Papers, Version};
 use crate::parcel::{Sender, State};
@@ -46,10 +47,11 @@ impl Swapper {
         let mut inner = self.inner.lock().await;
         let (name, why) = match blame {
             Blame::Broke(name, why) => (name, why),
-            Blame::Nobody => match self.counted(&mut inner, &report).await {
-                Some(worse) => worse,
-                None => return None,
-            },
+            Blame::Nobody => {
+                let worse = self.counted(&mut inner, &report).await;
+                self.live.follow(&inner);
+                worse?
+            }
         };
         let used = used(&report.generation, &name)?;
         let active = inner.serving.get(&name)?.identity().clone();
@@ -366,12 +368,7 @@ impl Swapper {
 
 /// The digest of a plugin of this name in a generation.
 fn used(generation: &Generation, name: &str) -> Option<String> {
-    let router = generation.router().identity();
-    let engines = generation.engines().iter().map(|one| one.identity());
-    let finishers = generation.finishers().iter().map(|one| one.identity());
-    engines
-        .chain(finishers)
-        .chain(std::iter::once(router))
+    identities(generation)
         .find(|identity| identity.name == name)
         .map(|identity| identity.digest.clone())
 }

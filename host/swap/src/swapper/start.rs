@@ -101,6 +101,8 @@ impl Swapper {
             }
         })?;
         let needed = inner.book.clone();
+        let live = super::live::Live::default();
+        live.follow(&inner);
         let swapper = Arc::new(Self {
             options,
             kept,
@@ -108,6 +110,7 @@ impl Swapper {
             work: tokio::sync::Mutex::new(()),
             inner: tokio::sync::Mutex::new(inner),
             changes: tokio::sync::broadcast::Sender::new(CHANGES),
+            live,
         });
         swapper.write(&needed).await?;
         swapper.kept.sweep(&|digest| needed.needs(digest));

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use serde_json::Value;
 use worker_wire::{ApiBase, JobId};
 
+use super::pushing::Pushing;
+
 /// One call of the program.
 #[derive(Debug)]
 pub(crate) struct Invocation {
@@ -24,6 +26,7 @@ pub(crate) enum Command {
         plugins: Option<PathBuf>,
         approval: Approval,
     },
+    Pushing(Pushing),
     Submit(Submission),
     Cancel {
         job: JobId,

@@ -32,6 +32,11 @@ fn command(typed: TypedCommand) -> Result<Command, clap::Error> {
             plugins: folder.plugins,
         },
         TypedCommand::Studio {
+            pushing: Some(pushing),
+            ..
+        } => Command::Pushing(pushing),
+        TypedCommand::Studio {
+            pushing: None,
             listen,
             plugins,
             approve,

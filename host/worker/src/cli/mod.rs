@@ -5,6 +5,7 @@
 mod command;
 mod meant;
 mod output;
+mod pushing;
 #[cfg(test)]
 mod reference;
 mod typed;
@@ -15,3 +16,4 @@ pub(crate) use command::{
 };
 pub(crate) use meant::invocation;
 pub(crate) use output::{Failure, Output, one_line, report};
+pub(crate) use pushing::{Push, Pushing};

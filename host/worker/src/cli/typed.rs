@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use worker_wire::JobId;
 
+use super::pushing::Pushing;
+
 /// Runs generation jobs of a studio on this machine, through sandboxed plugins.
 #[derive(Debug, Parser)]
 #[command(
@@ -28,8 +30,11 @@ pub(super) enum TypedCommand {
     /// Serve the configured studio, or one of this worker's own when none is configured
     #[command(after_help = "Ctrl-C once finishes the job in hand and ends; twice cancels it.")]
     Run(PluginFolder),
-    /// Run only a studio, for workers elsewhere to connect to
+    /// Run only a studio, for workers elsewhere to connect to; or have the running one push plugins to its workers
+    #[command(args_conflicts_with_subcommands = true)]
     Studio {
+        #[command(subcommand)]
+        pushing: Option<Pushing>,
         /// Address to listen on
         #[arg(long, value_name = "ADDR:PORT")]
         listen: Option<SocketAddr>,

@@ -8,6 +8,7 @@ pub(crate) mod pause;
 pub(crate) mod plan;
 pub(crate) mod plugin;
 pub(crate) mod programs;
+pub(crate) mod pushing;
 pub(crate) mod register;
 pub(crate) mod results;
 pub(crate) mod set_threshold;

@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::sync::mpsc;
 use worker_session::{Answer, BoxFuture, Identity, IdentityStore, SaveError, WorkerSide};
-use worker_wire::{Capabilities, Claim, JobId, Secret, StudioLink};
+use worker_wire::{Capabilities, Claim, JobId, PluginUpdate, Secret, StudioLink, UpdateError};
 
 /// What the worker behind the session was told.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +17,7 @@ pub(crate) enum Told {
     Started(String),
     Dropped(String),
     Cancel(String),
+    PluginUpdate(Result<PluginUpdate, UpdateError>),
     CompleteAck(String),
     FailAck(String),
     Ended,
@@ -137,6 +138,10 @@ impl WorkerSide for Worker {
 
     fn cancel(&self, job: &JobId) {
         self.tell(Told::Cancel(job.as_str().to_owned()));
+    }
+
+    fn plugin_update(&self, update: Result<PluginUpdate, UpdateError>) {
+        self.tell(Told::PluginUpdate(update));
     }
 
     fn complete_ack(&self, job: &str) {

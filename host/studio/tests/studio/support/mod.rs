@@ -360,7 +360,7 @@ pub(crate) fn but(changes: Value) -> Value {
 
 /// Capabilities that list every extension.
 pub(crate) fn modern() -> Value {
-    but(json!({"extensions": ["progress", "jobCancel", "resume"]}))
+    but(json!({"extensions": ["progress", "jobCancel", "resume", "pluginUpdate", "pluginStatus"]}))
 }
 
 /// A request written by hand; the status line's number.

@@ -1,0 +1,5 @@
+//! Plugins that a studio pushes over the session.
+
+mod fetching;
+mod rig;
+mod rollouts;
