@@ -1,6 +1,6 @@
 //! What is to be told, in order and bounded.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use worker_wire::PluginStatus;
 
@@ -12,21 +12,27 @@ pub(crate) const WAITING: usize = 512;
 #[derive(Debug, Default)]
 pub(crate) struct Outbox(VecDeque<PluginStatus>);
 
-/// Whether two statuses are about the same thing, so that the later one says what counts.
+/// What a status is about: of two about the same, the later one says what counts.
+fn about(status: &PluginStatus) -> (&str, Option<&str>) {
+    (&status.name, status.update_id.as_deref())
+}
+
+/// Whether two statuses are about the same.
 pub(crate) fn same(one: &PluginStatus, other: &PluginStatus) -> bool {
-    one.name == other.name && one.update_id == other.update_id
+    about(one) == about(other)
 }
 
 impl Outbox {
     /// Puts one at the end. Where there is no room, one that a later one outdates goes, else the oldest.
     pub(crate) fn push(&mut self, status: PluginStatus) {
         if self.0.len() >= WAITING {
-            let outdated = (0..self.0.len()).find(|at| {
-                let one = self.0.get(*at);
-                one.is_some_and(|one| {
-                    same(one, &status) || self.0.iter().skip(at + 1).any(|later| same(one, later))
-                })
-            });
+            let mut later = HashSet::from([about(&status)]);
+            let mut outdated = None;
+            for (at, one) in self.0.iter().enumerate().rev() {
+                if !later.insert(about(one)) {
+                    outdated = Some(at);
+                }
+            }
             self.0.remove(outdated.unwrap_or_default());
         }
         self.0.push_back(status);
