@@ -1,13 +1,14 @@
 //! Whether each component is the one that its source makes.
 
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 
 use crate::compile::Compiler;
 use crate::component::Component;
 use crate::error::{BuildError, output};
 use crate::lock::{Lock, file_digest};
 use crate::source;
+use crate::twin::Twin;
 use crate::workspace::{Workspace, cargo};
 
 /// Fails naming each component that is stale. With `rebuild`, components that were made by this
@@ -71,8 +72,10 @@ fn strangers(
         .filter(|name| !components.iter().any(|component| component.name == **name))
         .map(|name| format!("{name}: in the lock, and made by no source"))
         .collect();
-    for folder in ["plugins", "tests/components", "tests/components/renamed"] {
-        let path = workspace.root.join(folder);
+    let twins = Twin::ALL.map(Twin::components);
+    let own = ["plugins", "tests/components"].map(PathBuf::from);
+    for folder in own.into_iter().chain(twins) {
+        let path = workspace.root.join(&folder);
         if !path.is_dir() {
             continue;
         }
@@ -80,7 +83,7 @@ fn strangers(
             .map_err(BuildError::file(&path))?
             .flatten()
         {
-            let file = Path::new(folder).join(entry.file_name());
+            let file = folder.join(entry.file_name());
             let is_component = file.extension().is_some_and(|ext| ext == "wasm");
             if is_component && !components.iter().any(|component| component.file == file) {
                 found.push(format!("{}: made by no source", file.display()));

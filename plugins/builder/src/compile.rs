@@ -8,8 +8,8 @@ use wit_component::{ComponentEncoder, DecodedWasm};
 
 use crate::component::Component;
 use crate::error::{BuildError, output};
-use crate::renamed;
 use crate::toolchain::{TARGET, Toolchain, remap, remap_dependencies};
+use crate::twin::Twin;
 use crate::workspace::{Workspace, cargo};
 
 /// Custom section that holds what a plugin asks the operator for.
@@ -40,10 +40,9 @@ impl Compiler {
         workspace: &Workspace,
         component: &Component,
     ) -> Result<Vec<u8>, BuildError> {
-        let root = if component.renamed {
-            renamed::copy(workspace)?
-        } else {
-            workspace.root.clone()
+        let root = match component.twin {
+            Some(twin) => twin.copy(workspace)?,
+            None => workspace.root.clone(),
         };
         let module = self.module(workspace, &root, component)?;
         let encode = |detail: String| BuildError::Encode {
@@ -69,7 +68,7 @@ impl Compiler {
         let target = workspace.guests();
         let folder = target.join(TARGET).join("guest");
         let name = format!("{}.wasm", component.package.name.replace('-', "_"));
-        // Every variant of a package, the renamed copy's too, is written to this one name, while
+        // Every variant of a package, a twin's too, is written to this one name, while
         // cargo remembers each of them as built. Without the file it builds.
         remove(&folder.join("deps").join(&name))?;
         // One package per run: cargo would unite the features that several of them want, and a
@@ -100,14 +99,14 @@ fn remove(file: &Path) -> Result<(), BuildError> {
     }
 }
 
-/// The same for the workspace and for its renamed copy, or cargo would compile every dependency twice.
+/// The same for the workspace and for its copies, or cargo would compile every dependency twice.
 fn flags(workspace: &Workspace, component: &Component) -> Vec<String> {
     let mut flags = vec![
         format!("-Clink-arg=-zstack-size={}", component.stack_kib * 1024),
         remap(&workspace.root, "/studio-worker"),
-        // Usually inside of the root: the later one counts.
-        remap(&renamed::folder(workspace), "/studio-worker"),
     ];
+    // Usually inside of the root: the later one counts.
+    flags.extend(Twin::ALL.map(|twin| remap(&twin.folder(workspace), "/studio-worker")));
     flags.extend(remap_dependencies());
     flags
 }

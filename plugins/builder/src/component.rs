@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::error::BuildError;
+use crate::twin::Twin;
 use crate::workspace::{Package, Workspace};
 
 /// Fields of `[package.metadata.studio-worker]` that go into the component, as the grants that it
@@ -39,8 +40,8 @@ pub(crate) struct Component {
     pub(crate) grants: String,
     /// Relative to the workspace's root.
     pub(crate) file: PathBuf,
-    /// Built from a copy whose words are replaced.
-    pub(crate) renamed: bool,
+    /// Built from a changed copy.
+    pub(crate) twin: Option<Twin>,
 }
 
 /// The part of the table that speaks to this program.
@@ -109,17 +110,17 @@ impl Component {
                 world: variant.world.unwrap_or_else(|| table.world.clone()),
                 stack_kib: table.stack_kib.unwrap_or(STACK_KIB),
                 grants: grants.clone(),
-                renamed: false,
+                twin: None,
             })
             .collect())
     }
 
     /// Whether somebody who types `name` means this one: its own name, its package's, or the
-    /// folder of renamed ones.
+    /// folder of its kind of twin.
     pub(crate) fn answers_to(&self, name: &str) -> bool {
         self.name == name
-            || (self.package.name == name && !self.renamed)
-            || (self.renamed && name == "renamed")
+            || (self.package.name == name && self.twin.is_none())
+            || self.twin.is_some_and(|twin| name == twin.word())
     }
 
     /// The name that its metadata says: that of the file.

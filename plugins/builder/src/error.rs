@@ -40,6 +40,10 @@ pub(crate) enum BuildError {
          or, on Debian:    apt-get install rustc-web rust-web-src"
     )]
     NoTarget { detail: String },
+    #[error(
+        "the patch for {file} does not fit: {detail}; make it anew from the source as it is now"
+    )]
+    Patch { file: String, detail: String },
     #[error("{} of the components are not what their sources make; run `cargo plugins build` and commit what it writes:\n  {}", stale.len(), stale.join("\n  "))]
     Stale { stale: Vec<String> },
 }

@@ -10,9 +10,11 @@ mod compile;
 mod component;
 mod error;
 mod lock;
+mod patched;
 mod renamed;
 mod source;
 mod toolchain;
+mod twin;
 mod workspace;
 
 use std::process::ExitCode;

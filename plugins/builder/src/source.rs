@@ -11,7 +11,6 @@ use sha2::{Digest, Sha256};
 
 use crate::component::Component;
 use crate::error::{BuildError, output};
-use crate::renamed;
 use crate::toolchain::TARGET;
 use crate::workspace::{Workspace, cargo};
 
@@ -44,8 +43,8 @@ pub(crate) fn digest(workspace: &Workspace, component: &Component) -> Result<Str
     ] {
         collect(folder, &mut files)?;
     }
-    if component.renamed {
-        files.push(workspace.root.join(renamed::WORDS));
+    if let Some(twin) = component.twin {
+        files.extend(twin.definition(&workspace.root, component)?);
     }
     files.sort();
     for file in files {

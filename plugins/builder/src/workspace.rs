@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::component::Component;
 use crate::error::{BuildError, output};
-use crate::renamed;
+use crate::twin;
 
 /// Where things are.
 #[derive(Debug, Deserialize)]
@@ -90,7 +90,7 @@ impl Workspace {
         for package in self.plugin_packages() {
             components.extend(Component::of_package(&self.root, package)?);
         }
-        components.extend(renamed::components(&self.root, &components)?);
+        components.extend(twin::components(&self.root, &components)?);
         components.sort_by(|one, other| one.file.cmp(&other.file));
         Ok(components)
     }

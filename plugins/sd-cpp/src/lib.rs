@@ -64,6 +64,7 @@ impl Engine for SdCpp {
                     "STUDIO_WORKER_SDCPP_URL",
                 )
                 .probe(["--help"])
+                .probe(["--version"])
                 .strict()
         };
         let server = backend(server::PROGRAM, "STUDIO_WORKER_SD_SERVER")

@@ -33,6 +33,8 @@ pub(crate) struct Probe {
     /// Options with what the help says of each; empty when the program printed no help.
     options: BTreeMap<String, String>,
     release: Option<String>,
+    /// The release that it says it is, where the host knows none. For people: a build made outside of a checkout says nothing.
+    said: Option<String>,
 }
 
 impl Probe {
@@ -43,6 +45,7 @@ impl Probe {
                 .iter()
                 .fold(BTreeMap::new(), |known, help| options(known, help)),
             release: backend.release.clone(),
+            said: backend.probes.iter().find_map(|printed| version(printed)),
         }
     }
 
@@ -127,15 +130,26 @@ impl Probe {
     }
 
     /// How the program is called in a failure.
-    pub(crate) fn name(&self) -> &str {
-        self.release
-            .as_deref()
-            .unwrap_or("the operator's own, of unknown release")
+    pub(crate) fn name(&self) -> String {
+        match (&self.release, &self.said) {
+            (Some(release), _) => release.clone(),
+            (None, Some(said)) => format!("the operator's own, {said} by its own word"),
+            (None, None) => "the operator's own, of unknown release".to_owned(),
+        }
     }
 
     fn number(&self) -> Option<u32> {
         self.release.as_deref()?.split('-').nth(1)?.parse().ok()
     }
+}
+
+/// The release in what `--version` prints: `stable-diffusion.cpp version master-827-97d2990, commit 97d2990`.
+fn version(printed: &str) -> Option<String> {
+    let (_, said) = printed.split_once("stable-diffusion.cpp version ")?;
+    let word = said.split([',', '\n', ' ']).next()?;
+    let sound = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let tagged = word.contains('-') && word.len() <= 64 && word.chars().all(sound);
+    tagged.then(|| word.to_owned())
 }
 
 /// Adds the options of a help text. An option is a name at the beginning of a line, `  -o, --output <string>   where …`; those that
@@ -233,6 +247,17 @@ mod tests {
             probe.takes("--other", "euler", "euler_a"),
             "nothing is held against what is not understood"
         );
+    }
+
+    #[test]
+    fn an_own_program_is_called_by_its_own_word() {
+        let named = |printed: &str| probe(printed, None).name();
+        let said = "stable-diffusion.cpp version master-827-97d2990, commit 97d2990\n";
+        assert!(named(said).contains("master-827-97d2990"));
+        let unknown = "stable-diffusion.cpp version unknown, commit unknown\n";
+        for printed in [unknown, "", "  --version  say which\n"] {
+            assert!(named(printed).contains("unknown release"), "{printed}");
+        }
     }
 
     #[test]

@@ -226,7 +226,7 @@ fn it_says_what_it_serves_and_needs() {
         backend.overrides.path.as_deref(),
         Some("STUDIO_WORKER_SD_CLI")
     );
-    assert_eq!(backend.probes, [["--help"]]);
+    assert_eq!(backend.probes, [["--help"], ["--version"]]);
     assert!(backend.strict_options && backend.serves.is_none() && !backend.optional);
     // The probe that tests use is not another program than the one that the plugin writes for.
     assert!(Probe::read(&crate::testing::backend(NEWEST)).knows("--diffusion-fa"));

@@ -57,6 +57,13 @@ impl Request {
             .and_then(|value| leading_int(value).ok())
             .unwrap_or(default)
     }
+
+    /// Steps, by either name of the option; a release has one of them.
+    pub(crate) fn steps(&self, default: i64) -> i64 {
+        let long = ["--steps", "--sampling-steps"];
+        let given = long.into_iter().find(|long| self.has(long));
+        given.map_or(default, |long| self.int(long, default))
+    }
 }
 
 /// Reads the arguments after the program's name.
@@ -124,7 +131,7 @@ fn check_whole(request: &Request, release: Release, program: Program) -> Result<
     if release.needs_multiples_of_64() && (width % 64 != 0 || height % 64 != 0) {
         return bad("the width and height must be a multiple of 64");
     }
-    if request.int("--steps", 20) <= 0 {
+    if request.steps(20) <= 0 {
         return bad("the sample_steps must be greater than 0");
     }
     if float(request, "--cfg-scale", 7.0) < 0.0 {
@@ -211,6 +218,8 @@ mod tests {
             "unknown argument: --qwen-image-zero-cond-t"
         );
         assert_eq!(text("-m a --qwen-image-zero-cond-t", 764), "accepted");
+        assert_eq!(text("-m a --steps 2", 990), "unknown argument: --steps");
+        assert_eq!(text("-m a --sampling-steps 2", 990), "accepted");
         assert_eq!(text("-m a --llm b", 377), "unknown argument: --llm");
         assert_eq!(text("-m a -p", 827), "invalid parameter for argument: -p");
         assert!(text("-m a --sampling-method default", 827).contains("--sampling-method"));

@@ -68,6 +68,9 @@ pub(crate) struct Flag {
 
 const NEWEST: u32 = u32::MAX;
 
+/// An invented release, later than all there are: it renames one option that every job needs, as real ones have done.
+const RENAMED_STEPS: u32 = 990;
+
 const fn flag(
     group: Group,
     long: &'static str,
@@ -292,7 +295,8 @@ pub(crate) const TABLE: &[Flag] = &[
     flag(Generation, "--pm-id-embed-path", Text, 293, "embedding of the person, for PhotoMaker"),
     flag(Generation, "--height", Int, 1, "pixels (default: 512)").short("-H"),
     flag(Generation, "--width", Int, 1, "pixels (default: 512)").short("-W"),
-    flag(Generation, "--steps", Int, 1, "steps (default: 20)"),
+    flag(Generation, "--steps", Int, 1, "steps (default: 20)").until(RENAMED_STEPS - 1),
+    flag(Generation, "--sampling-steps", Int, RENAMED_STEPS, "steps (default: 20)"),
     flag(Generation, "--clip-skip", Int, 95, "layers of CLIP to leave out"),
     flag(Generation, "--batch-count", Int, 42, "pictures to make").short("-b"),
     flag(Generation, "--cfg-scale", Float, 1, "guidance (default: 7.0)"),
@@ -334,7 +338,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_within_a_release() {
-        for release in [212, 239, 240, 262, 300, 444, 764, 765, 827].map(Release) {
+        for release in [212, 239, 240, 262, 300, 444, 764, 765, 827, 989, 990].map(Release) {
             let mut names: Vec<_> = TABLE
                 .iter()
                 .filter(|flag| flag.exists_in(release))
@@ -360,6 +364,8 @@ mod tests {
         assert!(known("--qwen-image-zero-cond-t", 764));
         assert!(!known("--qwen-image-zero-cond-t", 765));
         assert!(known("--model-args", 765));
+        assert!(known("--steps", 989) && !known("--sampling-steps", 989));
+        assert!(!known("--steps", 990) && known("--sampling-steps", 990));
         assert!(!known("--llm", 377) && known("--qwen2vl", 377));
         assert!(known("--qwen2vl", 827));
     }

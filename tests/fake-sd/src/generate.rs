@@ -89,7 +89,7 @@ fn job(request: &Request, release: Release) -> Option<Job> {
         loras,
         seed: seed(request.int("--seed", 42)),
         size: dimensions(request, given.first, release),
-        steps: request.int("--steps", 20),
+        steps: request.steps(20),
         cfg: request.float("--cfg-scale", 7.0),
         strength: request.float("--strength", 0.75),
         sampler: request.get("--sampling-method").map(str::to_owned),

@@ -248,7 +248,7 @@ fn understood(launched: &Request, fields: &Map<String, Value>) -> Result<Job, St
         seed: generate::seed(int(fields, "seed").unwrap_or(launched.int("--seed", 42))),
         size: (side("width", "--width"), side("height", "--height")),
         steps: int(&sample, "sample_steps")
-            .unwrap_or(launched.int("--steps", 20))
+            .unwrap_or(launched.steps(20))
             .min(MOST_STEPS),
         cfg: float(&guidance, "txt_cfg").unwrap_or(launched.float("--cfg-scale", 7.0)),
         strength,
