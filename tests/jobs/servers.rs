@@ -138,3 +138,50 @@ async fn an_idle_server_goes_and_a_killed_worker_leaves_none() {
         .status("no server", |status| status["servers"] == json!([]))
         .await;
 }
+
+/// At the swap, not with the next look at the programs; but not under a job of the generation before.
+#[tokio::test]
+async fn a_swap_ends_servers_once_no_job_of_an_older_generation_uses_them() {
+    let rig = Rig::start("").await;
+    rig.history("job-1", json!([call(&[], "/v1/pid")])).await;
+    let pid = rig.servers().await[0]["pid"].clone();
+    let files = worker_tests::FileServer::start().await;
+    let gate = files.hold("gate", "open");
+    let task = json!({"kind": "scripted", "script": [call(&[], "/v1/pid"), {"fetch": [{"url": gate}]}, call(&[], "/v1/pid")]});
+    let mut claim = offers::claim("job-2", "scripted", task, offers::source("scripted"));
+    claim["modelSource"]["files"] = json!([{"role": "model", "url": gate, "filename": "gate"}]);
+    let id = rig.api.offer(&claim).await;
+    until("the job at the gate", || {
+        (files.asked("gate") == 1).then_some(())
+    })
+    .await;
+    swap_scripted(&rig).await;
+    assert_eq!(rig.servers().await[0]["pid"], pid, "the job still uses it");
+    files.release("gate");
+    let answer: Value = serde_json::from_slice(&rig.api.result(&id).await).unwrap();
+    let history = answer["history"].as_array().unwrap();
+    assert_eq!(history[0], history[2], "one server for the whole job");
+    // Well before the next look at the programs, which is every 30 s.
+    let path = Path::new("/proc").join(pid.to_string());
+    let gone = until("its end", || (!path.exists()).then_some(()));
+    tokio::time::timeout(std::time::Duration::from_secs(15), gone)
+        .await
+        .expect("the server ends with the last job of its generation");
+    rig.worker.stop().await;
+}
+
+/// The same plugin in other bytes.
+async fn swap_scripted(rig: &Rig) {
+    let path = rig.folder.path().join("scripted.wasm");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.extend([0, 6, 4, b'm', b'a', b'r', b'k', b'x']);
+    let before = rig.api.get("/daemon/status").await["generation"].clone();
+    let partial = rig.folder.path().join("scripted.part");
+    std::fs::write(&partial, bytes).unwrap();
+    std::fs::rename(&partial, &path).unwrap();
+    rig.worker
+        .status("another generation", |status| {
+            status["generation"] != before
+        })
+        .await;
+}

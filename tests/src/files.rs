@@ -10,12 +10,15 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 #[derive(Default)]
 struct Shelf {
     files: Mutex<HashMap<String, (u16, Bytes)>>,
     asked: Mutex<Vec<String>>,
+    /// Names whose answer waits.
+    held: Mutex<HashMap<String, watch::Sender<bool>>>,
 }
 
 /// The server.
@@ -59,6 +62,19 @@ impl FileServer {
         format!("http://{}/{name}", self.address)
     }
 
+    /// Puts a file up whose answer waits for [`FileServer::release`].
+    pub fn hold(&self, name: &str, content: impl Into<Bytes>) -> String {
+        let mut held = self.shelf.held.lock().expect("no test panics here");
+        held.insert(name.to_owned(), watch::Sender::new(false));
+        self.put(name, content)
+    }
+
+    /// Lets the answers of a held name go.
+    pub fn release(&self, name: &str) {
+        let held = self.shelf.held.lock().expect("no test panics here");
+        held[name].send_replace(true);
+    }
+
     /// How often a name was asked for.
     pub fn asked(&self, name: &str) -> usize {
         let asked = self.shelf.asked.lock().expect("no test panics here");
@@ -78,6 +94,13 @@ async fn serve(State(shelf): State<Arc<Shelf>>, Path(name): Path<String>) -> Res
         .lock()
         .expect("no test panics here")
         .push(name.clone());
+    let held = {
+        let held = shelf.held.lock().expect("no test panics here");
+        held.get(&name).map(watch::Sender::subscribe)
+    };
+    if let Some(mut held) = held {
+        let _ = held.wait_for(|released| *released).await;
+    }
     let found = shelf
         .files
         .lock()

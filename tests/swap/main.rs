@@ -7,9 +7,11 @@
     reason = "a failed expectation is what a test is for"
 )]
 
+mod afar;
 mod commands;
 mod crashes;
 mod folder;
+mod metrics;
 mod probation;
 mod push;
 mod shadowing;

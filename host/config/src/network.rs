@@ -32,7 +32,9 @@ pub struct Login {
     pub host: String,
     /// The path's beginning.
     pub path_prefix: String,
-    /// Sent as a bearer token.
+    /// With a name it is a password; without one, `token` is sent as a bearer token.
+    pub user: Option<String>,
+    /// The token, or the password.
     pub token: Secret,
 }
 
@@ -98,6 +100,7 @@ struct Document {
 struct LoginEntry {
     host: String,
     path_prefix: String,
+    user: Option<String>,
     value: Option<Secret>,
     file: Option<PathBuf>,
     env: Option<String>,
@@ -155,7 +158,15 @@ impl Document {
                 entry.path_prefix.starts_with('/'),
                 "`path-prefix` must begin with /",
             )?;
+            let named = |user: &String| {
+                !user.is_empty() && !user.contains(':') && !user.chars().any(char::is_control)
+            };
+            at.check(
+                entry.user.as_ref().is_none_or(named),
+                "`user` must not be empty, and holds no colon",
+            )?;
             network.logins.push(Login {
+                user: entry.user,
                 token: at.secret(entry.value, entry.file, entry.env)?,
                 host: entry.host,
                 path_prefix: entry.path_prefix,

@@ -10,6 +10,7 @@ use reqwest::header::{
 use tokio::time::timeout;
 use url::Url;
 
+use crate::credentials::Credential;
 use crate::download::Egress;
 use crate::error::{DownloadError, shown_parsed};
 use crate::policy::{Policy, UrlRefusal, check_listed, check_parsed, names_loopback};
@@ -56,13 +57,14 @@ impl Place {
 }
 
 /// Asks at `from`, which is the start or where its redirects led before, and asks again where a redirect says to, under
-/// the same rules each time.
+/// the same rules each time. Logins in `own` come before the operator's.
 pub(crate) async fn ask(
     egress: &Egress,
     shown: &str,
     start: &Url,
     from: &Place,
     headers: &[(HeaderName, HeaderValue)],
+    own: &[Credential],
 ) -> Result<Asked, Failed> {
     let policy = &egress.policy;
     let redirect = |why: String| DownloadError::Redirect {
@@ -76,10 +78,10 @@ pub(crate) async fn ask(
         for (name, value) in headers {
             request = request.header(name, value);
         }
-        let login = policy
-            .credentials
+        let login = own
             .iter()
-            .find_map(|own| own.header_for(&url));
+            .chain(&policy.credentials)
+            .find_map(|login| login.header_for(&url));
         if let Some(login) = login.filter(|_| home) {
             request = request.header(AUTHORIZATION, login);
         }
@@ -192,7 +194,7 @@ pub(crate) fn innermost(error: &reqwest::Error) -> String {
 
 /// Whether a download that began at `start` may go on at `next`. A host out there leads nobody to this machine, even
 /// where downloads from this machine are allowed.
-fn check_hop(start: &Url, next: &Url, policy: &Policy) -> Result<(), UrlRefusal> {
+pub(crate) fn check_hop(start: &Url, next: &Url, policy: &Policy) -> Result<(), UrlRefusal> {
     let local = start.host().is_some_and(|host| names_loopback(&host));
     check_parsed(next, policy.allow_http_loopback && local)?;
     check_listed(next, policy)?;

@@ -1,5 +1,7 @@
 //! The operator's logins at model hosts: each bound to a host and a path prefix.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use reqwest::header::HeaderValue;
 use url::Url;
 
@@ -28,6 +30,30 @@ impl Credential {
         if token.is_empty() {
             return Err(BadToken);
         }
+        header.set_sensitive(true);
+        Ok(Self {
+            host: host.to_ascii_lowercase(),
+            path_prefix: path_prefix.to_owned(),
+            header,
+        })
+    }
+
+    /// Sent as `Authorization: Basic …`, with a name and a password. `host` may carry a port.
+    ///
+    /// # Errors
+    /// When the name holds a colon, or one of them is empty or holds control characters.
+    pub fn basic(
+        host: &str,
+        path_prefix: &str,
+        name: &str,
+        password: &str,
+    ) -> Result<Self, BadToken> {
+        let unfit = |text: &str| text.is_empty() || text.chars().any(char::is_control);
+        if unfit(name) || unfit(password) || name.contains(':') {
+            return Err(BadToken);
+        }
+        let both = BASE64.encode(format!("{name}:{password}"));
+        let mut header = HeaderValue::from_str(&format!("Basic {both}")).map_err(|_| BadToken)?;
         header.set_sensitive(true);
         Ok(Self {
             host: host.to_ascii_lowercase(),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use reqwest::Client;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +47,18 @@ pub type OnProgress<'a> = &'a (dyn Fn(u64, Option<u64>) + Send + Sync);
 pub struct Egress {
     pub(crate) policy: Arc<Policy>,
     pub(crate) client: Client,
+    counts: Arc<[AtomicU64; 3]>,
+}
+
+/// Downloads so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DownloadCounts {
+    /// Files that came whole.
+    pub done: u64,
+    /// Downloads that failed or were cancelled.
+    pub failed: u64,
+    /// Bytes of the files that came whole.
+    pub bytes: u64,
 }
 
 impl Egress {
@@ -67,7 +80,37 @@ impl Egress {
         Ok(Self {
             policy: Arc::new(policy),
             client,
+            counts: Arc::default(),
         })
+    }
+
+    /// Downloads so far, of all clones together.
+    #[must_use]
+    pub fn counts(&self) -> DownloadCounts {
+        let [done, failed, bytes] = &*self.counts;
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        DownloadCounts {
+            done: read(done),
+            failed: read(failed),
+            bytes: read(bytes),
+        }
+    }
+
+    fn counted(
+        &self,
+        ended: Result<Downloaded, DownloadError>,
+    ) -> Result<Downloaded, DownloadError> {
+        let [done, failed, bytes] = &*self.counts;
+        match &ended {
+            Ok(downloaded) => {
+                done.fetch_add(1, Ordering::Relaxed);
+                bytes.fetch_add(downloaded.bytes, Ordering::Relaxed);
+            }
+            Err(_) => {
+                failed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        ended
     }
 
     /// Downloads `url` to the new file `into`, which must not exist. When it fails, nothing is left there.
@@ -102,11 +145,12 @@ impl Egress {
                 .await
         };
         // Not begun when cancelled already.
-        tokio::select! {
+        let ended = tokio::select! {
             biased;
             () = cancel.cancelled() => Err(DownloadError::Cancelled { url: shown_url(url) }),
             done = work => done,
-        }
+        };
+        self.counted(ended)
     }
 
     /// Downloads `url` to `partial`, going on from what an earlier call left there, whatever ended it.
@@ -159,7 +203,7 @@ impl Egress {
             limit,
             on_progress,
         };
-        resume::run(&task, cancel).await
+        self.counted(resume::run(&task, cancel).await)
     }
 
     async fn decode(

@@ -14,6 +14,7 @@ mod download;
 mod error;
 mod exchange;
 mod policy;
+mod read;
 mod resolve;
 mod resume;
 mod sink;
@@ -22,9 +23,10 @@ mod transfer;
 pub use address::{AddressRefusal, check_address};
 pub use client::{ClientError, studio_client, studio_client_for, tls_config};
 pub use credentials::{BadToken, Credential, is_at};
-pub use download::{Downloaded, Egress, OnProgress, Wanted};
+pub use download::{DownloadCounts, Downloaded, Egress, OnProgress, Wanted};
 pub use error::{DownloadError, shown_url};
 pub use exchange::{
     Answered, Body, Exchange, ExchangeError, HeaderSet, Spill, exchange_with, local_client, method,
 };
 pub use policy::{Policy, UrlRefusal, check_url};
+pub use read::{Reading, Received};

@@ -76,7 +76,15 @@ impl<'a> Transfer<'a> {
     }
 
     async fn once(&self, start: &Url) -> Result<Downloaded, Failed> {
-        let asked = ask(self.egress, &self.shown, start, &Place::start(start), &[]).await?;
+        let asked = ask(
+            self.egress,
+            &self.shown,
+            start,
+            &Place::start(start),
+            &[],
+            &[],
+        )
+        .await?;
         let response = asked.response;
         if response.status() != StatusCode::OK {
             return Err(not_a_file(&self.shown, &response));

@@ -14,7 +14,7 @@ use crate::grants::{Asked, mib};
 use crate::load::{LoadError, plug, read_folder};
 use crate::policy::DEFAULT_FILE_MIB;
 use crate::prepare::{Bytes, Candidate, Plugged, check_name, split, stem};
-use crate::refusal::{Broken, Refusal};
+use crate::refusal::{Broken, Refusal, Rule};
 use crate::sandbox::Sandbox;
 
 /// Why a file could not be looked at.
@@ -83,6 +83,20 @@ pub struct Validated {
     pub description: Option<Description>,
     /// What it said when it was asked, for a finisher.
     pub accepts: Option<Vec<(String, u64)>>,
+}
+
+/// The name that a component's metadata says, which its file would have.
+///
+/// # Errors
+/// When it is no component that could be a plugin, or says no name.
+pub fn name_in(bytes: &[u8]) -> Result<String, Broken> {
+    let anatomy = Anatomy::read(bytes)?;
+    let name = anatomy.name.ok_or_else(|| {
+        Rule::Name
+            .broken("says no name in its metadata; a file of this machine has one by its file name")
+    })?;
+    stem(&format!("{name}.wasm"))?;
+    Ok(name)
 }
 
 /// Looks at a file without running any of it. Files that are no components at all are refused; other broken rules are listed.

@@ -130,6 +130,7 @@ pub(crate) fn component(
         return Ok(component);
     }
     examine::validate(bytes)?;
+    sandbox.compiling();
     let code = compiled::compile(engine, sandbox.compiler.as_ref(), bytes)?;
     if let Some(cache) = &sandbox.cache {
         cache.store(digest, &code);

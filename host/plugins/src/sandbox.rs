@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use wasmparser::WasmFeatures;
 use wasmtime::component::{Linker, WasmStr};
@@ -80,6 +81,7 @@ pub struct Sandbox {
     pub(crate) guests: Guests,
     pub(crate) cache: Option<Cache>,
     pub(crate) compiler: Option<Compiler>,
+    compiled: AtomicUsize,
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -108,11 +110,24 @@ impl Sandbox {
             guests,
             cache,
             compiler: options.compiler,
+            compiled: AtomicUsize::new(0),
         }))
     }
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Plugins compiled so far; those whose compiled form was found do not count.
+    pub fn compiled(&self) -> usize {
+        self.compiled.load(Ordering::Relaxed)
+    }
+
+    /// Counts one that is about to be compiled, and says so, once: a cold start would otherwise be silent for seconds.
+    pub(crate) fn compiling(&self) {
+        if self.compiled.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::info!(target: "plugins", "compiling plugins; each version is compiled once, which takes seconds");
+        }
     }
 
     /// What every plugin may import: the log.

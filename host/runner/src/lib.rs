@@ -18,6 +18,7 @@ pub mod replay;
 mod report;
 mod secrets;
 mod slot;
+mod tally;
 mod witness;
 
 pub use capabilities::MachineFacts;
@@ -30,4 +31,5 @@ pub use pull::{Model, Telling, models};
 pub use report::{LogSink, Reporter};
 pub use secrets::PluginSecrets;
 pub use slot::{CurrentJob, RESERVED, StopReason};
+pub use tally::{Counts, Outcome, SECONDS};
 pub use witness::{Again, JobEnd, JobReport, NoWitness, Witness};

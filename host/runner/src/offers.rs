@@ -23,6 +23,7 @@ use crate::programs::Programs;
 use crate::report::{LogSink, Reporter};
 use crate::secrets::PluginSecrets;
 use crate::slot::{CurrentJob, Slot, StopReason};
+use crate::tally::{Counts, Tally};
 use crate::witness::{JobEnd, JobReport, Witness};
 
 /// How long an offer waits for a result that is being handed over. The studio may offer the next job before the
@@ -112,8 +113,25 @@ pub(crate) struct Shared {
     pub(crate) reporter: Reporter,
     pub(crate) settings: RunnerSettings,
     pub(crate) slot: Slot,
+    pub(crate) tally: Tally,
     paused: AtomicBool,
     draining: AtomicBool,
+}
+
+impl Shared {
+    /// Ends the servers that no generation would use any more. What a job of an older one uses stays until that job has ended.
+    pub(crate) fn retire_servers(&self) {
+        let mut in_use = self.serving.draining();
+        in_use.push(self.serving.current());
+        self.servers.retire(|launch| {
+            let mut engines = in_use.iter().filter_map(|one| one.engine(&launch.plugin));
+            engines.any(|engine| {
+                let program = self.programs.get(engine, &launch.backend);
+                engine.identity().digest == launch.plugin_digest
+                    && program.is_ok_and(|program| program.digest == launch.program_digest)
+            })
+        });
+    }
 }
 
 /// Runs jobs, one at a time. Cheap to clone.
@@ -138,6 +156,7 @@ impl Runner {
             reporter: Reporter::new(parts.log),
             settings: parts.settings,
             slot: Slot::default(),
+            tally: Tally::default(),
             paused: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }))
@@ -150,10 +169,18 @@ impl Runner {
 
     /// Decides about an offer; the session tells the outcome. The plugins are taken once, here, and stay the job's to its end.
     pub async fn offer(&self, claim: Claim, link: StudioLink) -> OfferAnswer {
-        match self.decide(&claim).await {
+        let answer = match self.decide(&claim).await {
             Ok((generation, engine)) => self.take(claim, link, generation, engine),
             Err(turned) => turned.answer(),
-        }
+        };
+        let accepted = matches!(answer, OfferAnswer::Accepted(_));
+        self.0.tally.offer(accepted);
+        answer
+    }
+
+    /// Counts of offers and jobs since the start.
+    pub fn counts(&self) -> Counts {
+        self.0.tally.counts()
     }
 
     fn take(
@@ -299,16 +326,17 @@ impl Runner {
         &self.0.servers
     }
 
-    /// Ends the servers whose plugin or program is not served any more.
+    /// Ends the servers that neither the serving generation nor one that still has a job would use.
     pub fn retire_servers(&self) {
-        let generation = self.generation();
-        self.0.servers.retire(|launch| {
-            generation.engine(&launch.plugin).is_some_and(|engine| {
-                let program = self.0.programs.get(engine, &launch.backend);
-                engine.identity().digest == launch.plugin_digest
-                    && program.is_ok_and(|program| program.digest == launch.program_digest)
-            })
-        });
+        self.0.retire_servers();
+    }
+
+    /// Does the same at each swap. Comes back when nothing will be swapped any more.
+    pub async fn keep_retiring_servers(&self) {
+        let mut swaps = self.0.serving.follow();
+        while swaps.changed().await.is_ok() {
+            self.0.retire_servers();
+        }
     }
 
     fn candidates(&self, generation: &Generation) -> Vec<Candidate> {

@@ -159,6 +159,19 @@ impl Programs {
         Ok(())
     }
 
+    /// Looks again at the programs of an engine where a file is another than when it was last looked at: an operator may have
+    /// replaced one a moment ago, and a job must not be made for what is no longer there.
+    pub(crate) async fn look_where_changed(&self, engine: &Engine) {
+        for (_, state) in self.present(engine) {
+            let now = self.probes.digest(&state.path).await;
+            if now.is_ok_and(|now| now == state.digest) {
+                continue;
+            }
+            self.look_again(engine).await;
+            return;
+        }
+    }
+
     async fn look_again(&self, engine: &Engine) {
         for backend in &engine.description().backends {
             let key = (engine.identity().digest.clone(), backend.name.clone());

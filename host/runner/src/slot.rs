@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use worker_plugins::contract::Progress;
-use worker_wire::JobId;
+use worker_wire::{JobId, ServedBy};
 
 /// Stage of a job whose `accept` has not gone out yet: no heartbeat may name it before.
 pub const RESERVED: &str = "reserved";
@@ -38,6 +38,8 @@ pub struct CurrentJob {
     pub stage: &'static str,
     /// How far its program is.
     pub progress: Option<Progress>,
+    /// Which plugins have it.
+    pub served_by: ServedBy,
     /// Set once it is being handed over: the slot is about to be free.
     pub delivering: bool,
 }
@@ -91,6 +93,7 @@ impl Slot {
             since: SystemTime::now(),
             stage: RESERVED,
             progress: None,
+            served_by: ServedBy::default(),
             delivering: false,
         };
         *held = Some(Held {
@@ -167,6 +170,13 @@ impl Reservation {
     pub(crate) fn progress(&self, progress: Progress) {
         if let Some(held) = self.slot.lock().as_mut() {
             held.job.progress = Some(progress);
+        }
+    }
+
+    /// Says which plugins have the job.
+    pub(crate) fn served_by(&self, by: ServedBy) {
+        if let Some(held) = self.slot.lock().as_mut() {
+            held.job.served_by = by;
         }
     }
 

@@ -1,5 +1,8 @@
 //! How the session stands, for status pages and for whoever waits for it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -81,6 +84,7 @@ pub struct States {
     session: watch::Sender<SessionState>,
     registration: watch::Sender<RegistrationState>,
     heartbeat: watch::Sender<Option<HeartbeatMark>>,
+    counts: Arc<(AtomicU64, AtomicU64)>,
 }
 
 impl Default for States {
@@ -89,6 +93,7 @@ impl Default for States {
             session: watch::Sender::new(SessionState::Stopped),
             registration: watch::Sender::new(RegistrationState::Pristine),
             heartbeat: watch::Sender::new(None),
+            counts: Arc::default(),
         }
     }
 }
@@ -114,7 +119,26 @@ impl States {
         self.heartbeat.subscribe()
     }
 
+    /// Sessions that were welcomed so far.
+    pub fn sessions(&self) -> u64 {
+        self.counts.0.load(Ordering::Relaxed)
+    }
+
+    /// Times that a connection was lost, or could not be made, and another try was waited for.
+    pub fn retries(&self) -> u64 {
+        self.counts.1.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn set_session(&self, state: SessionState) {
+        match state {
+            SessionState::Connected => {
+                self.counts.0.fetch_add(1, Ordering::Relaxed);
+            }
+            SessionState::Reconnecting { .. } => {
+                self.counts.1.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
         self.session.send_replace(state);
     }
 

@@ -174,6 +174,26 @@ pub struct BookError {
 impl Book {
     /// Reads the book; an empty one where there is none. One that cannot be understood is set aside under `.broken` and said. Blocks.
     pub fn load(path: &Path) -> Result<Self, BookError> {
+        match Self::read(path)? {
+            Ok(book) => Ok(book),
+            Err(error) => {
+                let aside = path.with_extension("json.broken");
+                tracing::error!(target: "plugins", %error, "{} cannot be understood and is set aside as {}; plugins start anew from their folder", path.display(), aside.display());
+                fs::rename(path, aside).map_err(|source| BookError {
+                    path: path.to_owned(),
+                    source,
+                })?;
+                Ok(Self::default())
+            }
+        }
+    }
+
+    /// Reads it beside whoever owns it: one that cannot be understood counts as empty and stays where it is. Blocks.
+    pub fn peek(path: &Path) -> Result<Self, BookError> {
+        Ok(Self::read(path)?.unwrap_or_default())
+    }
+
+    fn read(path: &Path) -> Result<serde_json::Result<Self>, BookError> {
         let failed = |source| BookError {
             path: path.to_owned(),
             source,
@@ -185,19 +205,11 @@ impl Book {
                 .read_to_end(&mut bytes)
                 .map_err(failed)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self::default());
+                return Ok(Ok(Self::default()));
             }
             Err(error) => return Err(failed(error)),
         };
-        match serde_json::from_slice(&bytes) {
-            Ok(book) => Ok(book),
-            Err(error) => {
-                let aside = path.with_extension("json.broken");
-                tracing::error!(target: "plugins", %error, "{} cannot be understood and is set aside as {}; plugins start anew from their folder", path.display(), aside.display());
-                fs::rename(path, aside).map_err(failed)?;
-                Ok(Self::default())
-            }
-        }
+        Ok(serde_json::from_slice(&bytes))
     }
 
     /// Writes it, whole and synced. Blocks.

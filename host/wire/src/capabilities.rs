@@ -31,6 +31,28 @@ pub struct PluginState {
     pub jobs_left: Option<u32>,
 }
 
+/// One plugin as it served a job.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PluginUsed {
+    /// The plugin's name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// SHA-256 of its file, in hex.
+    pub digest: String,
+}
+
+/// Which plugins served a job.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServedBy {
+    /// The worker's short name for exactly these plugins under exactly one policy.
+    pub generation: String,
+    /// The engine first, then the finishers and the router.
+    pub plugins: Vec<PluginUsed>,
+}
+
 /// The capabilities object. Every field of the protocol's first version is always written; later ones that an
 /// older studio ignores are written too. Reading defaults what is absent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
 
-use crate::{Capabilities, ErrorCode, LogEntry, PluginStatus, Secret};
+use crate::{Capabilities, ErrorCode, LogEntry, PluginStatus, Secret, ServedBy};
 
 /// What a worker sends.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -85,6 +85,14 @@ pub enum WorkerFrame {
     },
     /// Extension `pluginStatus`: how a plugin stands.
     PluginStatus(PluginStatus),
+    /// Extension `servedBy`: which plugins have an accepted job. Sent again when it begins anew on others.
+    ServedBy {
+        /// Whose.
+        job_id: String,
+        /// Which.
+        #[serde(flatten)]
+        by: ServedBy,
+    },
     /// A type that this side does not know; ignored.
     #[serde(other)]
     Unknown,

@@ -17,7 +17,7 @@ mod updates;
 
 pub use account::{Secret, StudioAccount};
 pub use api_base::{ApiBase, ApiBaseError};
-pub use capabilities::{Capabilities, PluginState, UserPresence};
+pub use capabilities::{Capabilities, PluginState, PluginUsed, ServedBy, UserPresence};
 pub use claim::{Claim, ClaimError, JobId, JobIdError, MAX_NAMED_BYTES};
 pub use codes::{CloseCode, ErrorCode, reject};
 pub use frames::{FrameError, ServerFrame, Welcome, WorkerFrame};

@@ -25,16 +25,19 @@ pub enum Extension {
     PluginUpdate,
     /// Worker to studio: `pluginStatus` frames.
     PluginStatus,
+    /// Worker to studio: `servedBy` frames.
+    ServedBy,
 }
 
 impl Extension {
     /// All that this worker knows.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Progress,
         Self::JobCancel,
         Self::Resume,
         Self::PluginUpdate,
         Self::PluginStatus,
+        Self::ServedBy,
     ];
 
     /// Its name on the wire.
@@ -45,6 +48,7 @@ impl Extension {
             Self::Resume => "resume",
             Self::PluginUpdate => "pluginUpdate",
             Self::PluginStatus => "pluginStatus",
+            Self::ServedBy => "servedBy",
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use reqwest::Method;
 use sha2::{Digest, Sha256};
 use worker_backends::Marked;
 use worker_config::{
@@ -14,7 +15,7 @@ use worker_delivery::{Delivery, Event, Severity, Spool};
 use worker_egress::{Credential, Egress};
 use worker_files::{ModelCache, ScratchRoot};
 use worker_plugins::contract::Platform;
-use worker_plugins::{Loaded, Sandbox, SandboxOptions, Serving, Source};
+use worker_plugins::{Generation, Loaded, Sandbox, SandboxOptions, Serving, Source};
 use worker_runner::{
     JournalStore, MachineFacts, PluginSecrets, ProgramRules, Programs, Runner, RunnerParts,
     RunnerSettings, Witness,
@@ -27,6 +28,7 @@ use worker_updates::Updates;
 use worker_wire::{ApiBase, LogEntry, LogLevel, Secret};
 
 use crate::cli::Failure;
+use crate::client::Client;
 use crate::compose::EngineComposer;
 use crate::{VERSION, embedded};
 
@@ -51,6 +53,21 @@ pub(crate) async fn load(sandbox: &Arc<Sandbox>, folder: Option<&Path>) -> Resul
         None => Source::Embedded(embedded::FILES),
     };
     Ok(worker_plugins::load(sandbox, source).await?)
+}
+
+/// What a worker would serve with these plugins, or serves, where one runs with this configuration. Nothing is changed.
+pub(crate) async fn would_serve(
+    paths: &Paths,
+    folder: Option<&Path>,
+) -> Result<Arc<Generation>, Failure> {
+    let sandbox = sandbox(paths)?;
+    let options = swap_options(paths, &sandbox, folder, None)?;
+    let runs = match Client::find(paths)? {
+        // A worker that was killed leaves the file that says where it is.
+        Some(client) => client.json(Method::GET, "/healthz", None).await.is_ok(),
+        None => false,
+    };
+    Ok(Swapper::would_serve(&options, runs).await?)
 }
 
 /// Decides which plugins serve, from the folder or from those embedded.
@@ -158,10 +175,28 @@ fn ship(log: &LogShipper, event: &Event) {
     ));
 }
 
+/// The way out to the network.
+pub(crate) fn egress(paths: &Paths, settings: &Settings) -> Result<Egress, Failure> {
+    let network = Network::load(&paths.config)?;
+    Ok(Egress::new(egress_policy(settings, &network)?)?)
+}
+
+/// Folders whose sizes the metrics tell.
+pub(crate) fn measured(paths: &Paths, settings: &Settings) -> Vec<(&'static str, PathBuf)> {
+    vec![
+        ("spool", paths.spool.clone()),
+        ("aside", paths.aside.clone()),
+        ("models", settings.models_root.clone()),
+        ("compiled", paths.compiled.clone()),
+        ("journal", paths.journal.clone()),
+    ]
+}
+
 /// The runner and everything that only it needs.
 pub(crate) async fn runner(
     paths: &Paths,
     settings: &Settings,
+    egress: Egress,
     serving: Arc<Serving>,
     witness: Arc<dyn Witness>,
     programs: Arc<Programs>,
@@ -177,7 +212,7 @@ pub(crate) async fn runner(
         programs,
         scratch: ScratchRoot::open(&paths.scratch)?,
         cache: Arc::new(cache(settings)?),
-        egress: Arc::new(Egress::new(egress_policy(settings, &network)?)?),
+        egress: Arc::new(egress),
         secrets: plugin_secrets(&network),
         delivery,
         servers: Servers::open(
@@ -269,8 +304,18 @@ pub(crate) fn egress_policy(
         Configured::Embedded => true,
         Configured::Remote(base) => base.is_loopback(),
     };
-    let credential =
-        |login: &Login| Credential::bearer(&login.host, &login.path_prefix, login.token.expose());
+    let credential = |login: &Login| {
+        let Login {
+            host,
+            path_prefix,
+            user,
+            token,
+        } = login;
+        match user {
+            Some(user) => Credential::basic(host, path_prefix, user, token.expose()),
+            None => Credential::bearer(host, path_prefix, token.expose()),
+        }
+    };
     Ok(worker_egress::Policy {
         allow_http_loopback: local,
         only_hosts: network.download_hosts.clone(),

@@ -61,6 +61,19 @@ impl Client {
         self.answered(put).await.map(drop)
     }
 
+    /// A POST whose answer may take up to `limit`.
+    pub(crate) async fn order(
+        &self,
+        path: &str,
+        body: &Value,
+        limit: Duration,
+    ) -> Result<Value, Failure> {
+        let response = self.send(Method::POST, path, Some(body), limit).await?;
+        let bytes = read_bounded(response).await?;
+        serde_json::from_slice(&bytes)
+            .map_err(|_| Failure::new(format!("{} did not answer with JSON", self.found.url)))
+    }
+
     /// A GET that may wait for `limit`.
     pub(crate) async fn poll(&self, path: &str, limit: Duration) -> Result<Value, Failure> {
         let response = self

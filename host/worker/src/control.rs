@@ -17,6 +17,7 @@ use worker_swap::Swapper;
 use worker_wire::timestamp;
 
 use crate::VERSION;
+use crate::metrics::Sources;
 
 /// What the routes show and steer.
 pub(crate) struct Control {
@@ -24,6 +25,7 @@ pub(crate) struct Control {
     pub(crate) programs: Arc<Programs>,
     pub(crate) swapper: Arc<Swapper>,
     pub(crate) states: States,
+    pub(crate) metrics: Sources,
     pub(crate) config_path: PathBuf,
     pub(crate) models_root: PathBuf,
     pub(crate) studio: String,
@@ -47,6 +49,7 @@ pub(crate) fn open_routes(control: Arc<Control>) -> Router {
 pub(crate) fn guarded_routes(control: Arc<Control>) -> Router {
     Router::new()
         .route("/daemon/status", get(status))
+        .route("/metrics", get(crate::metrics::metrics))
         .route("/daemon/pause", post(pause))
         .route("/daemon/resume", post(resume))
         .route("/daemon/shutdown", post(shutdown))
@@ -104,6 +107,7 @@ impl Control {
             "busy": current.is_some(),
             "registration": registration,
             "session": session,
+            "sessions": self.states.sessions(),
             "heartbeat": heartbeat,
             "vramTotalGb": self.vram_total_gb,
             "vramThresholdGb": self.vram_threshold_gb,
@@ -115,6 +119,8 @@ impl Control {
                 "stage": job.stage,
                 "startedAt": timestamp(job.since),
                 "progress": job.progress,
+                "generation": job.served_by.generation,
+                "plugins": job.served_by.plugins,
             })),
             "servers": self.runner.servers().list().iter().map(|server| json!({
                 "plugin": server.plugin,

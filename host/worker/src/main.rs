@@ -2,6 +2,7 @@
 //!
 //! This binary is the command line and the wiring; every part it puts together is a crate of its own under `host/`.
 
+mod afar;
 mod assemble;
 mod cli;
 mod client;
@@ -11,6 +12,7 @@ mod control;
 mod embedded;
 mod local;
 mod logging;
+mod metrics;
 mod narrate;
 mod output;
 mod side;
@@ -24,6 +26,7 @@ use std::process::ExitCode;
 use worker_config::{ConfigFile, Environment, Paths, Settings};
 
 use crate::cli::{Command, Failure, Invocation, Output, Plugins};
+use crate::swapping::Wish;
 
 /// Version of the worker, as studios and operators see it.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -122,11 +125,11 @@ async fn dispatch(command: Command, paths: Paths, settings: Settings) -> Result<
             let output = &mut Output::standard();
             commands::doctor::run(&paths, &settings, plugins.as_deref(), json, output).await
         }
-        Command::Plugin(Plugins::Add { file }) => {
-            commands::swap::act(&paths, "add", String::new(), Some(&file)).await
+        Command::Plugin(Plugins::Add { from }) => {
+            commands::swap::add(&paths, &settings, from).await
         }
         Command::Plugin(Plugins::Act { action, name }) => {
-            commands::swap::act(&paths, action, name, None).await
+            commands::swap::act(&paths, action, Wish::of(name)).await
         }
         Command::Plugin(Plugins::History { name, json }) => {
             commands::swap::history(&paths, name.as_deref(), json).await

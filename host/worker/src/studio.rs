@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use worker_config::{Discovery, Listen, Paths, Settings};
-use worker_plugins::{Loaded, Serving};
+use worker_plugins::Serving;
 use worker_studio::{Approval as Approve, Studio, StudioOptions};
 
 use crate::cli::{Approval, Failure, Output};
@@ -41,8 +41,7 @@ pub(crate) async fn run(options: Options, stop: Stop) -> Result<(), Failure> {
             else_any_port: false,
         };
     }
-    let sandbox = assemble::sandbox(&paths)?;
-    let Loaded { generation, .. } = assemble::load(&sandbox, plugins.as_deref()).await?;
+    let generation = assemble::would_serve(&paths, plugins.as_deref()).await?;
     let listener = local::listen(&settings).await?;
     let url = local::url_of(&listener)?;
     let token = worker_config::local_api_token(&paths, &settings)?;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use worker_swap::{SwapError, Swapper};
 
+use crate::afar::{self, AfarError};
 use crate::control::Control;
 
 /// One wish.
@@ -21,6 +22,20 @@ pub(crate) struct Wish {
     /// For `add`: the file, absolute.
     #[serde(default)]
     pub(crate) path: Option<PathBuf>,
+    /// For `add`: where it is to be fetched, instead.
+    #[serde(default)]
+    pub(crate) address: Option<String>,
+}
+
+impl Wish {
+    /// A wish about one plugin.
+    pub(crate) fn of(name: String) -> Self {
+        Self {
+            name,
+            path: None,
+            address: None,
+        }
+    }
 }
 
 /// Does what a wish says; gives one line.
@@ -29,7 +44,7 @@ pub(crate) async fn fulfil(
     action: &str,
     wish: Wish,
 ) -> Option<Result<String, SwapError>> {
-    let Wish { name, path } = wish;
+    let Wish { name, path, .. } = wish;
     let short = |digest: &str| digest.chars().take(12).collect::<String>();
     let done = match (action, path) {
         ("rollback", _) => swapper.rollback(&name).await.map(|version| {
@@ -72,23 +87,40 @@ pub(crate) async fn act(
     Path(action): Path<String>,
     Json(wish): Json<Wish>,
 ) -> (StatusCode, Json<Value>) {
+    if let (Some(address), "add") = (&wish.address, action.as_str()) {
+        return added(afar::add(&control.swapper, &control.metrics.egress, address).await);
+    }
     match fulfil(&control.swapper, &action, wish).await {
         Some(Ok(told)) => (StatusCode::OK, Json(json!({ "done": told }))),
-        Some(Err(error)) => {
-            let status = match error {
-                SwapError::Unknown(_) => StatusCode::NOT_FOUND,
-                SwapError::Refused(_) | SwapError::Pinned(_) | SwapError::NoPrevious(_) => {
-                    StatusCode::CONFLICT
-                }
-                _ => StatusCode::INTERNAL_SERVER_ERROR,
-            };
-            (status, Json(json!({ "message": error.to_string() })))
-        }
+        Some(Err(error)) => failed(status_of(&error), &error.to_string()),
         None => {
             let message = "no such action; there are add, remove, rollback, pin and unpin";
             (StatusCode::BAD_REQUEST, Json(json!({ "message": message })))
         }
     }
+}
+
+fn added(done: Result<String, AfarError>) -> (StatusCode, Json<Value>) {
+    match done {
+        Ok(told) => (StatusCode::OK, Json(json!({ "done": told }))),
+        Err(AfarError::Swap(error)) => failed(status_of(&error), &error.to_string()),
+        Err(error @ AfarError::Unnamed(_)) => failed(StatusCode::CONFLICT, &error.to_string()),
+        Err(error @ AfarError::Supply(_)) => failed(StatusCode::BAD_GATEWAY, &error.to_string()),
+    }
+}
+
+fn status_of(error: &SwapError) -> StatusCode {
+    match error {
+        SwapError::Unknown(_) => StatusCode::NOT_FOUND,
+        SwapError::Refused(_) | SwapError::Pinned(_) | SwapError::NoPrevious(_) => {
+            StatusCode::CONFLICT
+        }
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn failed(status: StatusCode, message: &str) -> (StatusCode, Json<Value>) {
+    (status, Json(json!({ "message": message })))
 }
 
 /// `GET /daemon/plugins/history`.

@@ -12,6 +12,7 @@ use worker_studio::Studio;
 use worker_swap::Swapper;
 
 use crate::control::Control;
+use crate::metrics::{Sources, Swaps};
 use crate::side::Side;
 use crate::signals::Stop;
 use crate::{VERSION, assemble, local, narrate};
@@ -109,9 +110,13 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
         assemble::studio(&paths, &settings, &url, &token, &serving).await?;
     let transport = Transport::new(&base)?;
     let delivery = assemble::delivery(&paths, &log)?;
+    let egress = assemble::egress(&paths, &settings)?;
+    let swaps = Swaps::default();
+    let counting = swaps.clone().count(&swapper);
     let runner = assemble::runner(
         &paths,
         &settings,
+        egress.clone(),
         serving,
         swapper.witness(),
         programs.clone(),
@@ -127,6 +132,13 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
         programs: programs.clone(),
         swapper: swapper.clone(),
         states: states.clone(),
+        metrics: Sources {
+            delivery: delivery.clone(),
+            egress,
+            sandbox,
+            swaps: swaps.clone(),
+            folders: assemble::measured(&paths, &settings),
+        },
         config_path: paths.config.clone(),
         models_root: settings.models_root.clone(),
         studio: base.to_string(),
@@ -174,7 +186,11 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
                 runner.retire_servers();
                 runner.generation()
             };
-            programs.keep_looking(generation).await;
+            tokio::join!(
+                programs.keep_looking(generation),
+                runner.keep_retiring_servers(),
+                counting
+            );
         }
     });
     let watch_stop = CancellationToken::new();

@@ -86,7 +86,7 @@ impl Run<'_> {
         let (egress, shown, start) = (self.task.egress, &self.task.shown, &self.task.start);
         let from = locked(&self.resolved).clone();
         if let Some(from) = from {
-            let Asked { response, .. } = ask(egress, shown, start, &from, headers).await?;
+            let Asked { response, .. } = ask(egress, shown, start, &from, headers, &[]).await?;
             if !matches!(response.status().as_u16(), 400 | 401 | 403 | 404 | 410) {
                 return Ok(response);
             }
@@ -94,7 +94,7 @@ impl Run<'_> {
             *locked(&self.resolved) = None;
         }
         let first = Place::start(start);
-        let Asked { response, at } = ask(egress, shown, start, &first, headers).await?;
+        let Asked { response, at } = ask(egress, shown, start, &first, headers, &[]).await?;
         if at != first && response.status().is_success() {
             *locked(&self.resolved) = Some(at);
         }

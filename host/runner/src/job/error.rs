@@ -4,6 +4,7 @@ use worker_plugins::CallError;
 use worker_plugins::contract::Failure;
 
 use crate::finish::FinishError;
+use crate::tally::Outcome;
 
 /// Longest error text that goes to the studio, in bytes. Longer texts have broken dashboards.
 const MAX_ERROR_TEXT: usize = 2000;
@@ -32,6 +33,21 @@ pub(super) enum JobError {
 }
 
 impl JobError {
+    /// How such an end is counted.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Failed(_) | Self::Finish(FinishError::Refused { .. }) => Outcome::Failed,
+            Self::Fault(_)
+            | Self::Finish(
+                FinishError::Fault(_) | FinishError::Unusable(_) | FinishError::Extension { .. },
+            )
+            | Self::TooManySteps { .. }
+            | Self::NothingAsked { .. } => Outcome::Broke,
+            Self::Cancelled => Outcome::Cancelled,
+            Self::Scratch(_) | Self::Entropy(_) | Self::Shutdown => Outcome::Interrupted,
+        }
+    }
+
     /// Whether the studio should offer the job again.
     pub(super) fn retryable(&self) -> bool {
         match self {

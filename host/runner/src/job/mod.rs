@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::json;
-use worker_plugins::{Engine, Generation};
-use worker_wire::{Claim, StudioLink};
+use worker_plugins::{Engine, Generation, Identity};
+use worker_wire::{Claim, Extension, PluginUsed, ServedBy, StudioLink, WorkerFrame};
 
 use self::error::JobError;
 use self::hand_over::payload_of;
@@ -21,6 +21,7 @@ use crate::finish::{FinishError, Ready};
 use crate::journal::Journal;
 use crate::offers::Shared;
 use crate::slot::Reservation;
+use crate::tally::Outcome;
 use crate::witness::{JobEnd, JobReport};
 
 /// Where a job is. The journal and `status` name these.
@@ -98,7 +99,7 @@ impl JobRun {
     /// hold up the next job.
     pub(crate) async fn execute(mut self) {
         self.enter(Stage::Accepted);
-        self.journal.write("offered", self.opening());
+        self.begin("offered");
         if self.deliver_what_waits().await {
             return;
         }
@@ -112,7 +113,7 @@ impl JobRun {
                 .reporter
                 .info(Some(&self.claim.job_id), told.clone());
             (self.generation, self.engine) = (generation, engine);
-            self.journal.write("again", self.opening());
+            self.begin("again");
             if let Some(files) = files.take() {
                 files.remove().await;
             }
@@ -126,6 +127,9 @@ impl JobRun {
         } else {
             servers.job_ended(id);
         }
+        let outcome = produced
+            .as_ref()
+            .map_or_else(JobError::outcome, |_| Outcome::Done);
         let payload = match produced {
             Ok(ready) => {
                 let told = format!(
@@ -140,7 +144,11 @@ impl JobRun {
         };
         self.hand_over(payload).await;
         self.enter(Stage::Ended);
+        let shared = self.shared.clone();
+        shared.tally.ended(outcome, started.elapsed());
         drop(self);
+        // It may have been the last job of its generation.
+        shared.retire_servers();
         // After the hand-over: a product may still lie in the job's scratch directory until it is kept.
         if let Some(files) = files {
             files.remove().await;
@@ -202,21 +210,32 @@ impl JobRun {
         there.then_some((before, engine))
     }
 
-    fn opening(&self) -> serde_json::Value {
-        let plugins: Vec<_> = self
-            .plugins_used()
-            .into_iter()
-            .map(|(name, version, digest)| json!({"name": name, "version": version, "sha256": digest}))
+    /// Writes down, and says, which plugins have the job from now on.
+    fn begin(&mut self, event: &str) {
+        let by = ServedBy {
+            generation: self.generation.id().to_owned(),
+            plugins: self.plugins_used().map(used).collect(),
+        };
+        let plugins: Vec<_> = by
+            .plugins
+            .iter()
+            .map(|one| json!({"name": one.name, "version": one.version, "sha256": one.digest}))
             .collect();
-        json!({
+        let body = json!({
             "job": self.claim.job_id.as_str(),
             "kind": self.claim.kind,
             "model": self.claim.model,
             "claim": self.journal.document(&self.claim.raw),
             "engine": self.engine.identity().name,
-            "generation": self.generation.id(),
+            "generation": by.generation,
             "plugins": plugins,
-        })
+        });
+        self.journal.write(event, body);
+        self.reservation.served_by(by.clone());
+        if self.link.speaks(Extension::ServedBy) {
+            let job_id = self.claim.job_id.to_string();
+            self.link.offer(WorkerFrame::ServedBy { job_id, by });
+        }
     }
 
     fn enter(&mut self, stage: Stage) {
@@ -228,21 +247,19 @@ impl JobRun {
         self.journal.write("stage", json!(stage.name()));
     }
 
-    fn plugins_used(&self) -> Vec<(String, String, String)> {
-        let own = std::iter::once(self.engine.identity());
-        own.chain(
-            self.generation
-                .finishers()
-                .iter()
-                .map(|finisher| finisher.identity()),
-        )
-        .map(|identity| {
-            (
-                identity.name.clone(),
-                identity.version.clone(),
-                identity.digest.clone(),
-            )
-        })
-        .collect()
+    /// The engine first, then the finishers and the router.
+    fn plugins_used(&self) -> impl Iterator<Item = &Identity> {
+        let finishers = self.generation.finishers().iter();
+        std::iter::once(self.engine.identity())
+            .chain(finishers.map(|finisher| finisher.identity()))
+            .chain(std::iter::once(self.generation.router().identity()))
+    }
+}
+
+fn used(identity: &Identity) -> PluginUsed {
+    PluginUsed {
+        name: identity.name.clone(),
+        version: identity.version.clone(),
+        digest: identity.digest.clone(),
     }
 }

@@ -10,7 +10,7 @@ use worker_plugins::Engine;
 use worker_plugins::contract::{Effect, Finished, Job, Next, Outcome, Provenance};
 
 use super::error::JobError;
-use super::{JobRun, Stage};
+use super::{JobRun, Stage, used};
 use crate::effects::{OfferTexts, Performer, Tools};
 use crate::finish::{Ready, finish};
 use crate::provision::provide_for_job;
@@ -48,7 +48,11 @@ impl JobRun {
         self.journal.write("finished", json!({ "facts": told }));
         let provenance = Provenance {
             generation: self.generation.id().to_owned(),
-            plugins: self.plugins_used(),
+            plugins: self
+                .plugins_used()
+                .map(used)
+                .map(|one| (one.name, one.version, one.digest))
+                .collect(),
             programs: self.shared.programs.used_by(&self.engine),
             facts,
         };
@@ -69,6 +73,7 @@ impl JobRun {
     /// Downloads the programs that the engine lacks, before its job is told what there is.
     async fn provide_programs(&mut self) -> Result<(), JobError> {
         let (shared, engine) = (self.shared.clone(), self.engine.clone());
+        shared.programs.look_where_changed(&engine).await;
         if shared.programs.downloadable(&engine).is_empty() {
             return Ok(());
         }

@@ -23,7 +23,8 @@ async fn the_upgrade_and_hello_say_who_the_worker_is() {
             "jobCancel",
             "resume",
             "pluginUpdate",
-            "pluginStatus"
+            "pluginStatus",
+            "servedBy"
         ])
     );
     let call = studio.calls("connect").remove(0);

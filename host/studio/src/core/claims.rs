@@ -103,6 +103,7 @@ impl Core {
                 until: None,
             };
             job.row.worker = Some(worker);
+            job.row.served_by = None;
             job.row.resumable = resumable;
             job.row.started_at = Some(super::now_ms());
             job.row.error = None;

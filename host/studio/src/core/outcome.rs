@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use worker_wire::{JobId, ServerFrame, reject};
+use worker_wire::{JobId, ServedBy, ServerFrame, reject};
 
 use super::claims::Standing;
 use super::job::Progress;
@@ -15,6 +15,12 @@ const ERROR_BYTES: usize = 4_000;
 
 /// Longest note of a progress frame that is kept.
 const NOTE_BYTES: usize = 200;
+
+/// Plugins that one job's record holds. A worker has one engine, one router and a handful of finishers for a job.
+const MAX_PLUGINS: usize = 32;
+
+/// Longest name, version or digest there.
+const WORD_BYTES: usize = 128;
 
 /// Bytes of prompt that the history holds in memory. Prompts may be a megabyte each.
 const HISTORY_PROMPTS: usize = 64 << 20;
@@ -139,12 +145,7 @@ impl Core {
         total: u32,
         mut note: Option<String>,
     ) {
-        let Some(id) = self
-            .sessions
-            .get(&no)
-            .and_then(|session| session.job.clone())
-            .filter(|job| job.as_str() == id)
-        else {
+        let Some(id) = self.in_hand(no, id) else {
             return;
         };
         if let Some(note) = &mut note {
@@ -156,6 +157,32 @@ impl Core {
             job.progress = Some(Progress { done, total, note });
             job.bump();
         }
+    }
+
+    /// Which plugins have a job. The record is kept with the next change of its state; one that is lost is only information.
+    pub(crate) fn served_by(&mut self, no: u64, id: &str, mut by: ServedBy) {
+        let Some(id) = self.in_hand(no, id) else {
+            return;
+        };
+        by.plugins.truncate(MAX_PLUGINS);
+        cut(&mut by.generation, WORD_BYTES);
+        for plugin in &mut by.plugins {
+            for word in [&mut plugin.name, &mut plugin.version, &mut plugin.digest] {
+                cut(word, WORD_BYTES);
+            }
+        }
+        if let Some(job) = self.jobs.get_mut(&id)
+            && !job.is_finished()
+        {
+            job.row.served_by = Some(by);
+            job.bump();
+        }
+    }
+
+    /// The job that a session holds, if it is this one.
+    fn in_hand(&self, no: u64, id: &str) -> Option<JobId> {
+        let held = self.sessions.get(&no)?.job.clone()?;
+        (held.as_str() == id).then_some(held)
     }
 
     /// A JSON result came.

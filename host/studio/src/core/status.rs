@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
-use worker_wire::{Capabilities, JobId, PluginStatus};
+use worker_wire::{Capabilities, JobId, PluginStatus, ServedBy};
 
 use super::job::Progress;
 use super::{Core, Job, Rejected};
@@ -33,6 +33,7 @@ pub(crate) struct JobStatus {
     media_type: Option<String>,
     result_bytes: Option<u64>,
     worker: Option<String>,
+    served_by: Option<ServedBy>,
     queued_at: String,
     started_at: Option<String>,
     finished_at: Option<String>,
@@ -116,6 +117,7 @@ impl Core {
             media_type: row.media_type.clone(),
             result_bytes: row.result_bytes,
             worker: row.worker.clone(),
+            served_by: row.served_by.clone(),
             queued_at: stamp(row.queued_at),
             started_at: row.started_at.map(stamp),
             finished_at: row.finished_at.map(stamp),

@@ -1,7 +1,7 @@
 //! What is kept of a job, a worker and a registration request.
 
 use serde::{Deserialize, Serialize};
-use worker_wire::Capabilities;
+use worker_wire::{Capabilities, ServedBy};
 
 use crate::core::RolloutRow;
 
@@ -24,6 +24,8 @@ pub(crate) struct JobRow {
     pub(crate) worker: Option<String>,
     /// Whether that worker speaks `resume`.
     pub(crate) resumable: bool,
+    /// Which plugins of that worker have it, where it said so.
+    pub(crate) served_by: Option<ServedBy>,
     pub(crate) error: Option<String>,
     pub(crate) retryable: Option<bool>,
     pub(crate) reject_code: Option<String>,

@@ -302,6 +302,9 @@ impl Running {
                 .core()
                 .progress(self.no, &job_id, done, total, note),
             WorkerFrame::PluginStatus(status) => self.studio.core().plugin_status(self.no, status),
+            WorkerFrame::ServedBy { job_id, by } => {
+                self.studio.core().served_by(self.no, &job_id, by);
+            }
             WorkerFrame::Unknown => tracing::debug!(worker = self.worker, "unknown frame ignored"),
         }
         Ok(())

@@ -101,7 +101,8 @@ async fn welcome_lists_the_extensions_and_heartbeats_are_acknowledged() {
             "jobCancel",
             "resume",
             "pluginUpdate",
-            "pluginStatus"
+            "pluginStatus",
+            "servedBy"
         ])
     );
     assert!(welcome["serverTime"].as_str().unwrap().ends_with('Z'));

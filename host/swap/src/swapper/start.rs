@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::task::JoinSet;
 use worker_plugins::{
-    Broken, Kept, Lacks, Plugged, PluginSet, Refusal, Rule, Sandbox, Serving, Stored, Terms,
+    Broken, Generation, Kept, Lacks, Plugged, PluginSet, Refusal, Rule, Sandbox, Serving, Stored,
+    Terms,
 };
 
 use super::take::terms;
@@ -39,6 +41,8 @@ struct Shop {
     set: Arc<PluginSet>,
     built_in: Arc<PluginSet>,
     kept: Arc<Kept>,
+    /// Whether files are taken into the store.
+    keeps: bool,
     book: Book,
 }
 
@@ -53,59 +57,38 @@ impl Swapper {
         Self::open(options, false).await
     }
 
-    async fn open(options: Options, runs: bool) -> Result<Arc<Self>, SwapError> {
-        let reading = options.clone();
-        let read = tokio::task::spawn_blocking(move || read(&reading));
-        let (set, built_in, kept, mut book) = read.await.map_err(|_| SwapError::Interrupted)??;
-        if book.place != set.place() {
-            book.plugins.clear();
-            book.place = set.place().to_owned();
-        }
-        if book.running {
-            book.after_crash();
-        }
-        book.running = runs || book.running;
-        forget_deleted(&mut book, &set);
-        let shop = Arc::new(Shop {
-            place: options.place.clone(),
-            sandbox: options.sandbox.clone(),
-            set: set.clone(),
-            built_in,
-            kept: kept.clone(),
-            book: book.clone(),
-        });
-        let mut inner = Inner {
-            set,
-            serving: BTreeMap::new(),
-            older: BTreeMap::new(),
-            trials: BTreeMap::new(),
-            records: BTreeMap::new(),
-            asking: BTreeMap::new(),
-            handled: BTreeMap::new(),
-            book,
-            trouble: None,
+    /// What would serve if a worker were started now, or, where one runs on this store, what serves. Nothing is written but
+    /// compiled forms, so that a worker may run meanwhile.
+    pub async fn would_serve(
+        options: &Options,
+        worker_runs: bool,
+    ) -> Result<Arc<Generation>, SwapError> {
+        let how = How {
+            beside: true,
+            // A running worker has not crashed.
+            crashed: !worker_runs,
         };
-        for begun in begin(&shop).await? {
-            inner.begun(begun);
-        }
-        inner.show_waiting();
+        let (inner, _) = load(options, how).await?;
+        generation(&inner)
+    }
+
+    async fn open(options: Options, runs: bool) -> Result<Arc<Self>, SwapError> {
+        let how = How {
+            beside: false,
+            crashed: true,
+        };
+        let (mut inner, shop) = load(&options, how).await?;
+        inner.book.running = runs || inner.book.running;
         for (name, previous) in previous_of(&shop, &inner).await {
             inner.older.insert(name, previous);
         }
-        let generation = inner.set.generation(inner.serving.values().cloned());
-        let generation = generation.inspect_err(|_| {
-            for asking in inner.asking.values() {
-                if let Asked::Refused(refusal) = &asking.state {
-                    tracing::warn!(target: "plugins", "{refusal}");
-                }
-            }
-        })?;
+        let generation = generation(&inner)?;
         let needed = inner.book.clone();
         let live = super::live::Live::default();
         live.follow(&inner);
         let swapper = Arc::new(Self {
             options,
-            kept,
+            kept: shop.kept.clone(),
             serving: Serving::new(generation),
             work: tokio::sync::Mutex::new(()),
             inner: tokio::sync::Mutex::new(inner),
@@ -127,16 +110,90 @@ impl Swapper {
     }
 }
 
+/// How a store is opened.
+#[derive(Clone, Copy)]
+struct How {
+    /// Nothing of it is changed.
+    beside: bool,
+    /// Whether a book that says that a worker runs was left by one that crashed.
+    crashed: bool,
+}
+
+/// Makes up what serves, from what is on disk.
+async fn load(options: &Options, how: How) -> Result<(Inner, Arc<Shop>), SwapError> {
+    let reading = options.clone();
+    let read = tokio::task::spawn_blocking(move || read(&reading, how));
+    let (set, built_in, kept, mut book) = read.await.map_err(|_| SwapError::Interrupted)??;
+    if book.place != set.place() {
+        book.plugins.clear();
+        book.place = set.place().to_owned();
+    }
+    if book.running && how.crashed {
+        book.after_crash();
+    }
+    forget_deleted(&mut book, &set);
+    let shop = Arc::new(Shop {
+        place: options.place.clone(),
+        sandbox: options.sandbox.clone(),
+        set: set.clone(),
+        built_in,
+        kept,
+        keeps: !how.beside,
+        book: book.clone(),
+    });
+    let mut inner = Inner {
+        set,
+        serving: BTreeMap::new(),
+        older: BTreeMap::new(),
+        trials: BTreeMap::new(),
+        records: BTreeMap::new(),
+        asking: BTreeMap::new(),
+        handled: BTreeMap::new(),
+        book,
+        trouble: None,
+    };
+    let (before, began) = (options.sandbox.compiled(), Instant::now());
+    for begun in begin(&shop).await? {
+        inner.begun(begun);
+    }
+    inner.show_waiting();
+    let compiled = options.sandbox.compiled().saturating_sub(before);
+    if compiled > 0 {
+        tracing::info!(target: "plugins", "{compiled} plugins compiled in {:.1?}", began.elapsed());
+    }
+    Ok((inner, shop))
+}
+
+fn generation(inner: &Inner) -> Result<Arc<Generation>, SwapError> {
+    let made = inner.set.generation(inner.serving.values().cloned());
+    let made = made.inspect_err(|_| {
+        for asking in inner.asking.values() {
+            if let Asked::Refused(refusal) = &asking.state {
+                tracing::warn!(target: "plugins", "{refusal}");
+            }
+        }
+    });
+    Ok(made?)
+}
+
 type Read = (Arc<PluginSet>, Arc<PluginSet>, Arc<Kept>, Book);
 
-fn read(options: &Options) -> Result<Read, SwapError> {
+fn read(options: &Options, how: How) -> Result<Read, SwapError> {
     let built_in = Arc::new(PluginSet::embedded(options.embedded)?);
     let set = match &options.place {
         Place::Folder(path) => Arc::new(PluginSet::folder(path)?),
         Place::Embedded => built_in.clone(),
     };
-    let kept = Kept::open(&options.state.join("files"))?;
-    let book = Book::load(&book_path(&options.state))?;
+    let files = options.state.join("files");
+    let kept = match how.beside {
+        true => Kept::beside(&files),
+        false => Kept::open(&files)?,
+    };
+    let path = book_path(&options.state);
+    let book = match how.beside {
+        true => Book::peek(&path)?,
+        false => Book::load(&path)?,
+    };
     Ok((set, built_in, Arc::new(kept), book))
 }
 
@@ -268,7 +325,7 @@ impl Shop {
         let nameless = |broken| (broken, Papers::default());
         let (set, built_in, kept) = (self.set.clone(), self.built_in.clone(), self.kept.clone());
         let (name, choice, book) = (name.to_owned(), choice.clone(), self.book.clone());
-        let is_built_in = matches!(choice, Choice::BuiltIn);
+        let (is_built_in, keeps) = (matches!(choice, Choice::BuiltIn), self.keeps);
         let stored = tokio::task::spawn_blocking(move || {
             let file = format!("{name}.wasm");
             match choice {
@@ -292,7 +349,11 @@ impl Shop {
                         signature: read.signature().map(str::to_owned),
                         ..Papers::default()
                     };
-                    read.store(&kept).map(|stored| Some((stored, papers)))
+                    let stored = match keeps {
+                        true => read.store(&kept)?,
+                        false => read.unstored(),
+                    };
+                    Ok(Some((stored, papers)))
                 }
             }
         });

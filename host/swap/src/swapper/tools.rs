@@ -56,7 +56,7 @@ pub async fn active_engine(options: &Options, name: &str) -> Result<Arc<Engine>,
             Place::Embedded => PluginSet::embedded(own.embedded),
         };
         let set = set.map_err(|error| unreadable(error.to_string()))?;
-        let book = Book::load(&book_path(&own.state));
+        let book = Book::peek(&book_path(&own.state));
         let book = book.map_err(|error| unreadable(error.to_string()))?;
         let entry = book.plugins.get(&wanted).cloned().unwrap_or_default();
         let active = entry.active.clone();

@@ -175,7 +175,7 @@ pub(crate) enum Plugins {
         json: bool,
     },
     Add {
-        file: PathBuf,
+        from: Source,
     },
     /// `remove`, `rollback`, `pin` or `unpin`, by the name that the local API has for it.
     Act {
@@ -196,4 +196,13 @@ pub(crate) enum Plugins {
         with: Option<PathBuf>,
         json: bool,
     },
+}
+
+/// Where a plugin is to be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A file of this machine.
+    File(PathBuf),
+    /// `https://…` or `oci://…`.
+    Address(String),
 }

@@ -7,8 +7,8 @@ use serde_json::Value;
 use worker_wire::ApiBase;
 
 use super::command::{
-    Approval, Command, Invocation, Models, Plugins, Registration, Results, Submission, Work,
-    Workers,
+    Approval, Command, Invocation, Models, Plugins, Registration, Results, Source, Submission,
+    Work, Workers,
 };
 use super::typed::{
     Typed, TypedApproval, TypedCommand, TypedModels, TypedPlugin, TypedPrograms, TypedResults,
@@ -217,7 +217,12 @@ fn plugins(typed: TypedPlugin) -> Plugins {
             files,
             json: json.json,
         },
-        TypedPlugin::Add { file } => Plugins::Add { file },
+        TypedPlugin::Add { from } => Plugins::Add {
+            from: match from.contains("://") {
+                true => Source::Address(from),
+                false => Source::File(from.into()),
+            },
+        },
         TypedPlugin::Remove(one) => act("remove", one.name),
         TypedPlugin::Rollback(one) => act("rollback", one.name),
         TypedPlugin::Pin(one) => act("pin", one.name),

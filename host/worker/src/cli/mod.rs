@@ -11,8 +11,8 @@ mod reference;
 mod typed;
 
 pub(crate) use command::{
-    Approval, Command, Invocation, Models, Plugins, Registration, Results, Submission, Work,
-    Workers,
+    Approval, Command, Invocation, Models, Plugins, Registration, Results, Source, Submission,
+    Work, Workers,
 };
 pub(crate) use meant::invocation;
 pub(crate) use output::{Failure, Output, one_line, report};

@@ -61,6 +61,26 @@ fn the_command_line_page_is_current() {
 }
 
 #[test]
+fn the_metrics_page_is_current() {
+    let mut page = format!("{HEAD}# Metrics\n\n");
+    page.push_str("`GET /metrics` of the local API, in the text format of Prometheus; token and guards are those of every other route\n([protocol-extensions.md](../protocol-extensions.md#guards)). Counters begin with the worker.\n\n");
+    page.push_str("| metric | kind | labels | meaning |\n|---|---|---|---|\n");
+    for metric in crate::metrics::table::ALL {
+        let labels: Vec<String> = metric.labels.iter().map(|one| format!("`{one}`")).collect();
+        writeln!(
+            page,
+            "| `{}` | {} | {} | {} |",
+            metric.name,
+            metric.kind.name(),
+            labels.join(", "),
+            metric.help
+        )
+        .unwrap();
+    }
+    compare("metrics.md", &page);
+}
+
+#[test]
 fn the_configuration_page_is_current() {
     let mut page = format!("{HEAD}# config.toml\n\n");
     page.push_str("Unknown keys and comments are kept. `kept` keys are the reference worker's: checked and kept, and told to\nthe studio where the protocol has a place for them. `internal` ones are written by the worker.\n\n");

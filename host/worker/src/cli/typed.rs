@@ -336,11 +336,12 @@ pub(super) enum TypedPlugin {
         #[command(flatten)]
         json: Json,
     },
-    /// Take a plugin file into service, now
+    /// Take a plugin into service, now: a file, or what an address gives, which must be signed
     Add {
-        /// The plugin, named as it is to be called
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
+        /// The plugin: a file named as it is to be called, https://…/NAME.wasm with NAME.wasm.minisig beside it, or
+        /// oci://HOST/NAME[:TAG|@sha256:DIGEST]
+        #[arg(value_name = "FILE|URL")]
+        from: String,
     },
     /// Take a plugin out of service; its file stays, and serves again once it changes
     Remove(PluginName),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use worker_config::{Network, Paths, Settings};
+use worker_config::{Paths, Settings};
 use worker_egress::Egress;
 use worker_files::{CacheEntry, ModelCache, Verdict};
 use worker_runner::{Model, Telling};
@@ -195,13 +195,12 @@ async fn pull(
     as_json: bool,
 ) -> Result<(), Failure> {
     let claim = super::plan::read(offer)?;
-    let sandbox = assemble::sandbox(paths)?;
-    let loaded = assemble::load(&sandbox, folder).await?;
+    let generation = assemble::would_serve(paths, folder).await?;
     let programs = assemble::programs(paths, settings)?;
-    programs.discover(&loaded.generation).await;
+    programs.discover(&generation).await;
     let platform = assemble::platform(None);
-    let plan = worker_runner::plan(&loaded.generation, &programs, &platform, &claim).await?;
-    let models = worker_runner::models(&plan, &loaded.generation, &claim)
+    let plan = worker_runner::plan(&generation, &programs, &platform, &claim).await?;
+    let models = worker_runner::models(&plan, &generation, &claim)
         .map_err(|failure| Failure::new(failure.message))?;
     if models.is_empty() {
         return Err(Failure::new(format!(
@@ -209,8 +208,7 @@ async fn pull(
             plan.engine, plan.end
         )));
     }
-    let network = Network::load(&paths.config)?;
-    let egress = Egress::new(assemble::egress_policy(settings, &network)?)?;
+    let egress = assemble::egress(paths, settings)?;
     // What has come when somebody stops it stays for the next try.
     let cancel = signals::first()?;
     let (mut shown, mut lines) = (Vec::new(), Vec::new());

@@ -21,17 +21,11 @@ pub(crate) async fn run(
     as_json: bool,
 ) -> Result<(), Failure> {
     let claim = read(offer)?;
-    let sandbox = assemble::sandbox(paths)?;
-    let loaded = assemble::load(&sandbox, folder).await?;
+    let generation = assemble::would_serve(paths, folder).await?;
     let programs = assemble::programs(paths, settings)?;
-    programs.discover(&loaded.generation).await;
-    let plan = worker_runner::plan(
-        &loaded.generation,
-        &programs,
-        &assemble::platform(None),
-        &claim,
-    )
-    .await?;
+    programs.discover(&generation).await;
+    let platform = assemble::platform(None);
+    let plan = worker_runner::plan(&generation, &programs, &platform, &claim).await?;
     if as_json {
         return output::line(&serde_json::to_string_pretty(&plan.to_json())?);
     }

@@ -4,36 +4,49 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use worker_config::{DaemonLock, Paths};
+use worker_config::{DaemonLock, Paths, Settings};
 use worker_plugins::PluginSet;
 use worker_runner::replay;
 use worker_swap::{Book, Swapper, Verdict};
 
-use crate::cli::Failure;
+use crate::cli::{Failure, Source};
 use crate::client::Client;
 use crate::swapping::{Wish, fulfil};
-use crate::{assemble, embedded, output};
+use crate::{afar, assemble, embedded, output};
+
+/// How long the worker may take to do what it was told: to fetch a plugin, to compile it, to replay jobs through it.
+const ACTION_LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// Journals that `diff` compares on.
 const JOURNALS: usize = 100;
 
+/// Takes a plugin in, from a file or from an address.
+pub(crate) async fn add(paths: &Paths, settings: &Settings, from: Source) -> Result<(), Failure> {
+    let mut wish = Wish::of(String::new());
+    match from {
+        Source::File(file) => wish.path = Some(std::path::absolute(file)?),
+        Source::Address(address) => wish.address = Some(address),
+    }
+    let (None, Some(address)) = (Client::find(paths)?, &wish.address) else {
+        return act(paths, "add", wish).await;
+    };
+    let _lock = DaemonLock::take(&paths.lock)?;
+    let swapper = offline(paths).await?;
+    let egress = assemble::egress(paths, settings)?;
+    output::line(&afar::add(&swapper, &egress, address).await?)
+}
+
 /// Does what a wish says.
-pub(crate) async fn act(
-    paths: &Paths,
-    action: &str,
-    name: String,
-    path: Option<&Path>,
-) -> Result<(), Failure> {
-    let path = path.map(std::path::absolute).transpose()?;
-    let wish = Wish { name, path };
+pub(crate) async fn act(paths: &Paths, action: &str, wish: Wish) -> Result<(), Failure> {
     let told = match Client::find(paths)? {
         Some(client) => {
             let body = serde_json::to_value(&wish)?;
             let route = format!("/daemon/plugins/{action}");
-            let answer = client.json(Method::POST, &route, Some(&body)).await?;
+            let answer = client.order(&route, &body, ACTION_LIMIT).await?;
             let done = answer.get("done").and_then(Value::as_str);
             done.unwrap_or("done").to_owned()
         }
@@ -64,7 +77,7 @@ fn last_folder(paths: &Paths) -> Result<Option<PathBuf>, Failure> {
 }
 
 fn book(paths: &Paths) -> Result<Book, Failure> {
-    Ok(Book::load(&paths.state.join("plugins/plugins.json"))?)
+    Ok(Book::peek(&paths.state.join("plugins/plugins.json"))?)
 }
 
 /// What happened to the plugins, oldest first.
