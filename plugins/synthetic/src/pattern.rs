@@ -30,6 +30,8 @@ const POSITION_BITS: u32 = 10;
 const CELLS: usize = 8192;
 /// Marks a cell in which, or next to which, a level starts.
 const LOOK_CLOSELY: u8 = u8::MAX;
+/// Stands for the colour of such a cell. There are 1024 colours at most.
+const UNKNOWN: u16 = u16::MAX;
 
 const RINGS: usize = 4;
 const LEVELS: usize = 256;
@@ -44,6 +46,8 @@ pub(crate) struct Pattern {
     pub(crate) palette: Vec<Rgb>,
     /// Index into the palette, by ring and level.
     colours: Box<[u16; RINGS * LEVELS]>,
+    /// The same by ring and cell, or [`UNKNOWN`].
+    known: Box<[u16; RINGS * CELLS]>,
     levels: Levels,
     columns: Vec<Line>,
     rows: Vec<Line>,
@@ -56,8 +60,8 @@ struct Line {
     wave: f32,
     /// The same as a whole number.
     position: u32,
-    /// Where the colours of its ring begin.
-    ring: u16,
+    /// 0 is the middle.
+    ring: u32,
 }
 
 impl Pattern {
@@ -67,6 +71,7 @@ impl Pattern {
         let (palette, colours) = colours(&digest::of(text), &levels);
         Self {
             palette,
+            known: known(&colours, &levels),
             colours,
             levels,
             columns: lines(width, |place| (place / WAVE_LENGTH + phase).sin()),
@@ -80,11 +85,21 @@ impl Pattern {
             return;
         };
         for (pixel, column) in row.iter_mut().zip(&self.columns) {
-            let level = self.levels.of(column, line);
-            let ring = usize::from(column.ring.max(line.ring));
-            let place = (ring + usize::from(level)) % self.colours.len();
-            *pixel = self.colours.get(place).copied().unwrap_or_default();
+            let ring = column.ring.max(line.ring) as usize;
+            let cell = cell((column.position + line.position) as usize);
+            let place = ring * CELLS + cell;
+            let colour = self.known.get(place % self.known.len()).copied();
+            *pixel = match colour {
+                Some(colour) if colour != UNKNOWN => colour,
+                _ => self.exactly(ring, cell, column.wave + line.wave),
+            };
         }
+    }
+
+    #[cold]
+    fn exactly(&self, ring: usize, cell: usize, sum: f32) -> u16 {
+        let place = ring * LEVELS + self.levels.exactly(cell, sum);
+        self.colours.get(place).copied().unwrap_or_default()
     }
 }
 
@@ -102,7 +117,7 @@ fn lines(length: u32, wave: impl Fn(f32) -> f32) -> Vec<Line> {
             Line {
                 wave,
                 position: position(wave),
-                ring: u16::try_from(ring * LEVELS as u32).unwrap_or_default(),
+                ring,
             }
         })
         .collect()
@@ -124,6 +139,8 @@ struct Levels {
     starts: Vec<f32>,
     /// Level of each cell.
     cells: Box<[u8; CELLS]>,
+    /// A level of each cell that none of its sums is below.
+    floors: Box<[u8; CELLS]>,
 }
 
 impl Levels {
@@ -138,6 +155,7 @@ impl Levels {
         starts.sort_by(f32::total_cmp);
         starts.dedup();
         let mut cells = Box::new([0; CELLS]);
+        let mut floors = Box::new([0; CELLS]);
         for (level, start) in starts.iter().enumerate() {
             // Both shifts, as in the sum of a column's position and a row's.
             let place = position(start + SHIFT) as usize;
@@ -145,26 +163,24 @@ impl Levels {
             if let Some(close) = cells.get_mut(first..=last) {
                 close.fill(LOOK_CLOSELY);
             }
-            if let Some(after) = cells.get_mut(last + 1..) {
-                after.fill(u8::try_from(level + 1).unwrap_or(LOOK_CLOSELY));
+            for table in [&mut cells, &mut floors] {
+                if let Some(after) = table.get_mut(last + 1..) {
+                    after.fill(u8::try_from(level + 1).unwrap_or(LOOK_CLOSELY));
+                }
             }
         }
-        Self { starts, cells }
-    }
-
-    #[inline]
-    fn of(&self, column: &Line, row: &Line) -> u8 {
-        let cell = cell((column.position + row.position) as usize);
-        match self.cells.get(cell) {
-            Some(&level) if level != LOOK_CLOSELY => level,
-            _ => self.exactly(column.wave + row.wave),
+        Self {
+            starts,
+            cells,
+            floors,
         }
     }
 
-    #[cold]
-    fn exactly(&self, sum: f32) -> u8 {
-        let level = self.starts.partition_point(|start| *start <= sum);
-        u8::try_from(level).unwrap_or_default()
+    /// For a sum that lies in that cell.
+    fn exactly(&self, cell: usize, sum: f32) -> usize {
+        let floor = usize::from(self.floors.get(cell).copied().unwrap_or_default());
+        let above = self.starts.iter().skip(floor);
+        floor + above.take_while(|start| **start <= sum).count()
     }
 
     /// A sum that lies in each level.
@@ -243,6 +259,19 @@ fn colours(digest: &[u8; 32], levels: &Levels) -> (Vec<Rgb>, Box<[u16; RINGS * L
     (palette, colours)
 }
 
+/// The colours of all cells that lie in one level.
+fn known(colours: &[u16; RINGS * LEVELS], levels: &Levels) -> Box<[u16; RINGS * CELLS]> {
+    let mut known = Box::new([UNKNOWN; RINGS * CELLS]);
+    for (colours, known) in colours.chunks(LEVELS).zip(known.chunks_mut(CELLS)) {
+        for (level, known) in levels.cells.iter().zip(known) {
+            if *level != LOOK_CLOSELY {
+                *known = colours.get(usize::from(*level)).copied().unwrap_or(UNKNOWN);
+            }
+        }
+    }
+    known
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,15 +316,17 @@ mod tests {
             assert_ne!(channels(start), channels(start.next_down()), "{start}");
         }
         let samples: Vec<f32> = levels.samples().collect();
-        let line = |wave: f32| Line {
-            wave,
-            position: position(wave),
-            ring: 0,
+        let level = |wave: f32, other: f32| {
+            let cell = cell((position(wave) + position(other)) as usize);
+            match levels.cells[cell] {
+                LOOK_CLOSELY => levels.exactly(cell, wave + other),
+                level => usize::from(level),
+            }
         };
         for number in -1000..=1000 {
             for other in [-1.0, -0.4321, 0.0, 0.123_456_7, 1.0] {
                 let wave = number as f32 / 1000.0;
-                let sample = samples[usize::from(levels.of(&line(wave), &line(other)))];
+                let sample = samples[level(wave, other)];
                 assert_eq!(channels(wave + other), channels(sample), "{wave} {other}");
             }
         }
@@ -303,7 +334,7 @@ mod tests {
         for &start in &levels.starts {
             for sum in [start.next_down(), start, start.next_up()] {
                 let half = sum / 2.0;
-                let sample = samples[usize::from(levels.of(&line(half), &line(half)))];
+                let sample = samples[level(half, half)];
                 assert_eq!(channels(half + half), channels(sample), "{sum}");
             }
         }
@@ -314,11 +345,7 @@ mod tests {
         for length in [1, 2, 7, 512, 513] {
             let lines = lines(length, |_| 0.0);
             assert_eq!(lines.len(), length as usize);
-            assert!(
-                lines
-                    .iter()
-                    .all(|line| usize::from(line.ring) < RINGS * LEVELS)
-            );
+            assert!(lines.iter().all(|line| (line.ring as usize) < RINGS));
         }
     }
 }

@@ -12,21 +12,25 @@
 mod prefix;
 
 use crate::pattern::Rgb;
-use prefix::{BitWriter, Code, write_only_symbol};
+use prefix::{BitWriter, Bits, Code, LENGTH_SYMBOLS, Packed, PrefixCode, prefix_code};
 
 /// Slots of the colour cache, as a power of two; 11 is the most there is. Fewer slots, and colours
 /// push each other out.
 const CACHE_BITS: u8 = 11;
 /// Prefix codes of lengths and of cache slots follow those of 256 greens.
-const LENGTHS_AT: u16 = 256;
-const CACHE_AT: u16 = LENGTHS_AT + 24;
-const GREENS: usize = CACHE_AT as usize + (1 << CACHE_BITS);
+const LENGTHS_AT: usize = 256;
+const CACHE_AT: usize = LENGTHS_AT + 24;
+const GREENS: usize = CACHE_AT + (1 << CACHE_BITS);
 /// Longest copy that one length can say.
 const LONGEST_COPY: usize = 4096;
 /// A copy costs about as much as this many pixels.
 const SHORTEST_COPY: usize = 3;
 /// Rows that are counted. More take time, fewer make codes that fit the image less.
-const SAMPLED_ROWS: usize = 64;
+const SAMPLED_ROWS: usize = 32;
+/// In which order the lengths of the code for code lengths stand.
+const LENGTH_ORDER: [usize; LENGTH_SYMBOLS] = [
+    17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
+];
 
 /// Appends a `VP8L` chunk: its head, the image and the padding.
 ///
@@ -38,10 +42,10 @@ pub(crate) fn append_chunk(
     mut row: impl FnMut(usize, &mut [u16]),
 ) {
     let mut pixels = vec![0; width as usize];
-    let step = (height as usize / SAMPLED_ROWS).max(1);
-    let mut counts = Counts::of_palette(palette);
-    let mut cache = Cache::new(palette);
-    for y in (0..height as usize).step_by(step) {
+    let slots: Vec<u16> = palette.iter().map(|colour| slot(*colour)).collect();
+    let mut counts = Counts::of_palette(palette, &slots);
+    let mut cache = Cache::new(&slots);
+    for y in (0..height as usize).step_by((height as usize / SAMPLED_ROWS).max(1)) {
         row(y, &mut pixels);
         walk(&pixels, &mut cache, &mut counts);
     }
@@ -51,16 +55,10 @@ pub(crate) fn append_chunk(
     let size_at = bytes.len();
     bytes.extend_from_slice(&[0; 4]);
     let image_at = bytes.len();
-    // A guess from the sample; a little more than it, since growing would copy.
-    bytes.reserve(counts.cost(&codes) / 7 * step + GREENS + 1024);
     let mut writer = BitWriter::new(bytes);
     write_head(&mut writer, width, height, &codes);
-    let mut image = Image {
-        writer: &mut writer,
-        codes: &codes,
-        palette,
-    };
-    let mut cache = Cache::new(palette);
+    let mut image = Image::new(&mut writer, &codes, palette, &slots);
+    let mut cache = Cache::new(&slots);
     for y in 0..height as usize {
         row(y, &mut pixels);
         walk(&pixels, &mut cache, &mut image);
@@ -77,58 +75,64 @@ pub(crate) fn append_chunk(
 
 /// What a row's symbols go into: first the counts, then the image.
 trait Symbols {
-    /// A copy's length or a slot of the cache, with extra bits.
-    fn symbol(&mut self, symbol: u16, extra: u16, bits: u8);
-
     /// A colour spelled out.
-    fn literal(&mut self, index: u16);
+    fn literal(&mut self, colour: u16);
+
+    /// A colour by its slot of the cache.
+    fn call(&mut self, colour: u16);
+
+    /// The pixel before, so many times again; at most [`LONGEST_COPY`].
+    fn copy(&mut self, length: usize);
 }
 
 /// Turns a row into symbols.
 #[inline]
-fn walk(pixels: &[u16], cache: &mut Cache, symbols: &mut impl Symbols) {
-    let (mut last, mut call, mut times) = (None, 0, 0);
-    for &index in pixels {
-        if last == Some(index) {
+fn walk(pixels: &[u16], cache: &mut Cache<'_>, symbols: &mut impl Symbols) {
+    let (mut last, mut times) = (None, 0);
+    for &colour in pixels {
+        if last == Some(colour) {
             times += 1;
             continue;
         }
-        repeat(call, times, symbols);
-        times = 0;
-        last = Some(index);
-        call = cache.call(index);
-        if call == 0 {
-            symbols.literal(index);
-            cache.insert(index);
-            call = cache.call(index);
+        if let Some(last) = last
+            && times > 0
+        {
+            repeat(last, times, symbols);
+            times = 0;
+        }
+        last = Some(colour);
+        if cache.holds(colour) {
+            symbols.call(colour);
         } else {
-            symbols.symbol(call, 0, 0);
+            symbols.literal(colour);
+            cache.insert(colour);
         }
     }
-    repeat(call, times, symbols);
+    if let Some(last) = last {
+        repeat(last, times, symbols);
+    }
 }
 
-/// The pixel before, which the cache calls so, that many times again.
+/// The pixel before, which is of that colour, so many times again.
 #[inline]
-fn repeat(call: u16, mut times: usize, symbols: &mut impl Symbols) {
+fn repeat(colour: u16, mut times: usize, symbols: &mut impl Symbols) {
     while times >= SHORTEST_COPY {
         let length = times.min(LONGEST_COPY);
-        let (symbol, bits, extra) = length_code(length);
-        symbols.symbol(LENGTHS_AT + symbol, extra, bits);
+        symbols.copy(length);
         times -= length;
     }
     for _ in 0..times {
-        symbols.symbol(call, 0, 0);
+        symbols.call(colour);
     }
 }
 
 /// How often each symbol occurs.
-struct Counts {
+struct Counts<'a> {
     greens: Vec<u32>,
-    reds: Vec<u32>,
-    blues: Vec<u32>,
-    palette: Vec<Rgb>,
-    extra_bits: usize,
+    reds: [u32; 256],
+    blues: [u32; 256],
+    palette: &'a [Rgb],
+    slots: &'a [u16],
 }
 
 /// The codes made of them: greens, lengths and slots; reds; blues.
@@ -138,27 +142,23 @@ struct Codes {
     blues: Code,
 }
 
-impl Counts {
+impl<'a> Counts<'a> {
     /// Every symbol that an image of this palette may need counts once: the sample may not have it.
-    fn of_palette(palette: &[Rgb]) -> Self {
+    fn of_palette(palette: &'a [Rgb], slots: &'a [u16]) -> Self {
         let mut counts = Self {
             greens: vec![0; GREENS],
-            reds: vec![0; 256],
-            blues: vec![0; 256],
-            palette: palette.to_vec(),
-            extra_bits: 0,
+            reds: [0; 256],
+            blues: [0; 256],
+            palette,
+            slots,
         };
         for length in LENGTHS_AT..CACHE_AT {
-            count(&mut counts.greens, length);
+            add(&mut counts.greens, length);
         }
-        for &[red, green, blue] in palette {
-            count(&mut counts.greens, green.into());
-            count(
-                &mut counts.greens,
-                CACHE_AT + cache_slot([red, green, blue]),
-            );
-            count(&mut counts.reds, red.into());
-            count(&mut counts.blues, blue.into());
+        for colour in 0..palette.len() {
+            let colour = u16::try_from(colour).unwrap_or(u16::MAX);
+            counts.literal(colour);
+            counts.call(colour);
         }
         counts
     }
@@ -170,156 +170,177 @@ impl Counts {
             blues: Code::of(&self.blues),
         }
     }
-
-    /// In bits.
-    fn cost(&self, codes: &Codes) -> usize {
-        codes.greens.cost(&self.greens)
-            + codes.reds.cost(&self.reds)
-            + codes.blues.cost(&self.blues)
-            + self.extra_bits
-    }
 }
 
 #[inline]
-fn count(counts: &mut [u32], symbol: u16) {
-    if let Some(count) = counts.get_mut(usize::from(symbol)) {
+fn add(counts: &mut [u32], symbol: usize) {
+    if let Some(count) = counts.get_mut(symbol) {
         *count += 1;
     }
 }
 
-impl Symbols for Counts {
-    #[inline]
-    fn symbol(&mut self, symbol: u16, _: u16, bits: u8) {
-        count(&mut self.greens, symbol);
-        self.extra_bits += usize::from(bits);
+impl Symbols for Counts<'_> {
+    fn literal(&mut self, colour: u16) {
+        let colour = self.palette.get(usize::from(colour));
+        let [red, green, blue] = colour.copied().unwrap_or_default();
+        add(&mut self.greens, green.into());
+        add(&mut self.reds, red.into());
+        add(&mut self.blues, blue.into());
     }
 
-    fn literal(&mut self, index: u16) {
-        let [red, green, blue] = colour(&self.palette, index);
-        count(&mut self.greens, green.into());
-        count(&mut self.reds, red.into());
-        count(&mut self.blues, blue.into());
+    #[inline]
+    fn call(&mut self, colour: u16) {
+        let slot = self.slots.get(usize::from(colour)).copied();
+        add(
+            &mut self.greens,
+            CACHE_AT + usize::from(slot.unwrap_or_default()),
+        );
+    }
+
+    fn copy(&mut self, length: usize) {
+        add(&mut self.greens, LENGTHS_AT + prefix_code(length).symbol);
     }
 }
 
 /// The image being written.
 struct Image<'a, 'b> {
     writer: &'a mut BitWriter<'b>,
-    codes: &'a Codes,
-    palette: &'a [Rgb],
+    greens: &'a Code,
+    /// Each colour, spelled out.
+    literals: Vec<Bits>,
+    /// Each colour, called by its slot.
+    calls: Vec<Bits>,
+}
+
+impl<'a, 'b> Image<'a, 'b> {
+    fn new(
+        writer: &'a mut BitWriter<'b>,
+        codes: &'a Codes,
+        palette: &[Rgb],
+        slots: &[u16],
+    ) -> Self {
+        let spelled = |[red, green, blue]: &Rgb| {
+            let green = codes.greens.of_symbol((*green).into());
+            let red = codes.reds.of_symbol((*red).into());
+            green.then(red).then(codes.blues.of_symbol((*blue).into()))
+        };
+        let called = |slot: &u16| codes.greens.of_symbol(CACHE_AT + usize::from(*slot));
+        Self {
+            writer,
+            greens: &codes.greens,
+            literals: palette.iter().map(spelled).collect(),
+            calls: slots.iter().map(called).collect(),
+        }
+    }
 }
 
 impl Symbols for Image<'_, '_> {
+    #[cold]
+    fn literal(&mut self, colour: u16) {
+        let bits = self.literals.get(usize::from(colour)).copied();
+        self.writer.write(bits.unwrap_or_default());
+    }
+
     #[inline]
-    fn symbol(&mut self, symbol: u16, extra: u16, bits: u8) {
-        self.codes.greens.put(self.writer, symbol.into());
-        if bits > 0 {
-            self.writer.write(extra.into(), bits);
-        }
+    fn call(&mut self, colour: u16) {
+        let bits = self.calls.get(usize::from(colour)).copied();
+        self.writer.write(bits.unwrap_or_default());
     }
 
-    fn literal(&mut self, index: u16) {
-        let [red, green, blue] = colour(self.palette, index);
-        self.codes.greens.put(self.writer, green.into());
-        self.codes.reds.put(self.writer, red.into());
-        self.codes.blues.put(self.writer, blue.into());
+    #[inline]
+    fn copy(&mut self, length: usize) {
+        let PrefixCode { symbol, extra } = prefix_code(length);
+        let length = self.greens.of_symbol(LENGTHS_AT + symbol);
+        self.writer.write(length.then(extra));
     }
-}
-
-fn colour(palette: &[Rgb], index: u16) -> Rgb {
-    palette.get(usize::from(index)).copied().unwrap_or_default()
 }
 
 fn write_head(writer: &mut BitWriter<'_>, width: u32, height: u32, codes: &Codes) {
-    writer.write(0x2f, 8);
-    writer.write(width - 1, 14);
-    writer.write(height - 1, 14);
+    writer.put(0x2f, 8);
+    writer.put(width - 1, 14);
+    writer.put(height - 1, 14);
     // No alpha in use, version 0; then no transform.
-    writer.write(0, 1 + 3 + 1);
-    writer.write(1, 1);
-    writer.write(u32::from(CACHE_BITS), 4);
+    writer.put(0, 1 + 3 + 1);
+    writer.put(1, 1);
+    writer.put(u32::from(CACHE_BITS), 4);
     // One group of prefix codes for the whole image.
-    writer.write(0, 1);
-    codes.greens.write(writer);
-    codes.reds.write(writer);
-    codes.blues.write(writer);
-    // Alpha is always 255, and every copy is from the pixel before, which is distance code 1.
+    writer.put(0, 1);
+    write_code(writer, &codes.greens);
+    write_code(writer, &codes.reds);
+    write_code(writer, &codes.blues);
+    // Alpha is always 255, and every copy is from the pixel before, which symbol 1 of the distances says.
     write_only_symbol(writer, 255);
     write_only_symbol(writer, 1);
 }
 
-/// The format's colour cache: which colours can be called by a symbol now.
-struct Cache {
+/// The format's colour cache: which colours can be called by their slot now.
+struct Cache<'a> {
     /// Slot of each colour.
-    slots: Vec<u16>,
-    /// Symbol that calls each colour; 0 for those that have to be spelled out.
-    calls: Vec<u16>,
+    slots: &'a [u16],
+    /// Whether its slot holds it.
+    held: Vec<bool>,
     /// Colour that each slot holds.
-    held: Vec<Option<u16>>,
+    colours: Vec<Option<u16>>,
 }
 
-impl Cache {
-    fn new(palette: &[Rgb]) -> Self {
+impl<'a> Cache<'a> {
+    fn new(slots: &'a [u16]) -> Self {
         Self {
-            slots: palette.iter().map(|colour| cache_slot(*colour)).collect(),
-            calls: vec![0; palette.len()],
-            held: vec![None; 1 << CACHE_BITS],
+            slots,
+            held: vec![false; slots.len()],
+            colours: vec![None; 1 << CACHE_BITS],
         }
     }
 
     #[inline]
-    fn call(&self, index: u16) -> u16 {
-        self.calls
-            .get(usize::from(index))
-            .copied()
-            .unwrap_or_default()
+    fn holds(&self, colour: u16) -> bool {
+        self.held.get(usize::from(colour)) == Some(&true)
     }
 
     /// Takes in a colour that was spelled out, and puts out the one in its slot.
-    fn insert(&mut self, index: u16) {
-        let slot = self
-            .slots
-            .get(usize::from(index))
-            .copied()
-            .unwrap_or_default();
-        let Some(held) = self.held.get_mut(usize::from(slot)) else {
+    #[cold]
+    fn insert(&mut self, colour: u16) {
+        let slot = self.slots.get(usize::from(colour)).copied();
+        let slot = usize::from(slot.unwrap_or_default());
+        let Some(before) = self.colours.get_mut(slot).map(|held| held.replace(colour)) else {
             return;
         };
-        if let Some(call) = held.and_then(|before| self.calls.get_mut(usize::from(before))) {
-            *call = 0;
-        }
-        *held = Some(index);
-        if let Some(call) = self.calls.get_mut(usize::from(index)) {
-            *call = CACHE_AT + slot;
+        for (colour, holds) in [(before, false), (Some(colour), true)] {
+            if let Some(held) = colour.and_then(|colour| self.held.get_mut(usize::from(colour))) {
+                *held = holds;
+            }
         }
     }
 }
 
 /// Where the format's colour cache keeps a colour.
-fn cache_slot([red, green, blue]: Rgb) -> u16 {
+fn slot([red, green, blue]: Rgb) -> u16 {
     let colour = u32::from_be_bytes([255, red, green, blue]);
     let slot = 0x1e35_a7bd_u32.wrapping_mul(colour) >> (32 - CACHE_BITS);
     u16::try_from(slot).unwrap_or_default()
 }
 
-/// Symbol, number of extra bits and their value, for a length of 1 to 4096.
-fn length_code(length: usize) -> (u16, u8, u16) {
-    let value = u16::try_from(length - 1).unwrap_or(u16::MAX);
-    if value < 4 {
-        return (value, 0, 0);
+fn write_code(writer: &mut BitWriter<'_>, code: &Code) {
+    match code.only() {
+        Some(symbol) if symbol < 256 => {
+            return write_only_symbol(writer, u32::try_from(symbol).unwrap_or_default());
+        }
+        _ => writer.put(0, 1),
     }
-    // The two highest bits make the symbol, the rest is written as it is.
-    let highest = u16::try_from(value.ilog2()).unwrap_or_default();
-    let symbol = 2 * highest + (value >> (highest - 1) & 1);
-    let bits = extra_bits(symbol);
-    (symbol, bits, value & ((1 << bits) - 1))
+    let packed = Packed::of(code.lengths());
+    // All nineteen lengths: four, and so many more.
+    writer.put(15, 4);
+    packed.write_code(writer, LENGTH_ORDER);
+    // The lengths of the whole alphabet follow.
+    writer.put(0, 1);
+    packed.write(writer);
 }
 
-fn extra_bits(symbol: u16) -> u8 {
-    if symbol < 4 {
-        return 0;
-    }
-    u8::try_from((symbol - 2) / 2).unwrap_or_default()
+/// The short form of a code, for one symbol: of one bit where that holds it, else of eight.
+fn write_only_symbol(writer: &mut BitWriter<'_>, symbol: u32) {
+    let (form, bits) = if symbol < 2 { (0b001, 1) } else { (0b101, 8) };
+    writer.put(form, 3);
+    writer.put(symbol, bits);
 }
 
 #[cfg(test)]

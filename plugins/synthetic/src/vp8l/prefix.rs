@@ -3,17 +3,17 @@
 /// Longest prefix code of the format; those of code lengths are at most 7.
 const LONGEST_CODE: u8 = 15;
 const LONGEST_LENGTH_CODE: u8 = 7;
-/// In which order the lengths of the code for code lengths stand.
-const LENGTH_ORDER: [usize; 19] = [
-    17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
-];
+/// Room made for what is written, in bytes, and then as much again each time. Less copies more often.
+const LEAST_ROOM: usize = 64 * 1024;
+/// Symbols that code lengths are written in.
+pub(super) const LENGTH_SYMBOLS: usize = 19;
 
 /// A canonical prefix code.
 pub(super) struct Code {
     /// 0 for symbols that do not occur.
     lengths: Vec<u8>,
-    /// Length and bits as they are written; of no length when only one symbol occurs.
-    entries: Vec<(u8, u16)>,
+    /// As they are written; of no length when only one symbol occurs.
+    entries: Vec<Bits>,
     /// The only symbol, where there is one.
     only: Option<usize>,
 }
@@ -32,7 +32,7 @@ impl Code {
         };
         let lengths = code_lengths(counts, longest);
         let entries = match only {
-            Some(_) => vec![(0, 0); counts.len()],
+            Some(_) => vec![Bits::default(); counts.len()],
             None => canonical(&lengths),
         };
         Self {
@@ -42,64 +42,87 @@ impl Code {
         }
     }
 
-    /// Writes a symbol.
+    /// How a symbol is written.
     #[inline]
-    pub(super) fn put(&self, writer: &mut BitWriter<'_>, symbol: usize) {
-        if let Some(&(length, bits)) = self.entries.get(symbol) {
-            writer.write(u32::from(bits), length);
-        }
+    pub(super) fn of_symbol(&self, symbol: usize) -> Bits {
+        self.entries.get(symbol).copied().unwrap_or_default()
     }
 
-    /// In bits, for all that it codes.
-    pub(super) fn cost(&self, counts: &[u32]) -> usize {
-        counts
-            .iter()
-            .zip(&self.entries)
-            .map(|(count, (length, _))| *count as usize * usize::from(*length))
-            .sum()
+    /// Length of each symbol, 0 for those that do not occur.
+    pub(super) fn lengths(&self) -> &[u8] {
+        &self.lengths
     }
 
-    /// Writes the code itself.
-    pub(super) fn write(&self, writer: &mut BitWriter<'_>) {
-        if let Some(symbol) = self.only
-            && symbol < 256
-        {
-            write_only_symbol(writer, u32::try_from(symbol).unwrap_or_default());
-            return;
-        }
-        writer.write(0, 1);
-        let tokens = run_lengths(&self.lengths);
-        let mut counts = [0_u32; 19];
-        for (symbol, _, _) in &tokens {
+    /// The only symbol that occurs, where there is one.
+    pub(super) fn only(&self) -> Option<usize> {
+        self.only
+    }
+}
+
+/// Code lengths, packed, with the code that they are to be written in.
+pub(super) struct Packed {
+    tokens: Vec<(usize, Bits)>,
+    code: Code,
+}
+
+impl Packed {
+    pub(super) fn of(lengths: &[u8]) -> Self {
+        let tokens = run_lengths(lengths);
+        let mut counts = [0_u32; LENGTH_SYMBOLS];
+        for (symbol, _) in &tokens {
             if let Some(count) = counts.get_mut(*symbol) {
                 *count += 1;
             }
         }
-        let code = Self::no_longer_than(LONGEST_LENGTH_CODE, &counts);
-        // All nineteen lengths: four, and so many more.
-        writer.write(15, 4);
-        for symbol in LENGTH_ORDER {
-            let length = code.lengths.get(symbol).copied().unwrap_or_default();
-            writer.write(u32::from(length), 3);
+        Self {
+            tokens,
+            code: Code::no_longer_than(LONGEST_LENGTH_CODE, &counts),
         }
-        // The lengths of the whole alphabet follow.
-        writer.write(0, 1);
-        for (symbol, bits, extra) in tokens {
-            code.put(writer, symbol);
-            writer.write(extra, bits);
+    }
+
+    /// Writes the length of each symbol that lengths are written in, in the order of the format.
+    pub(super) fn write_code(&self, writer: &mut BitWriter<'_>, order: [usize; LENGTH_SYMBOLS]) {
+        for symbol in order {
+            let length = self.code.lengths.get(symbol).copied().unwrap_or_default();
+            writer.put(length.into(), 3);
+        }
+    }
+
+    /// Writes the lengths.
+    pub(super) fn write(&self, writer: &mut BitWriter<'_>) {
+        for (symbol, extra) in &self.tokens {
+            writer.write(self.code.of_symbol(*symbol).then(*extra));
         }
     }
 }
 
-/// The short form of a code, for one symbol: of one bit where that holds it, else of eight.
-pub(super) fn write_only_symbol(writer: &mut BitWriter<'_>, symbol: u32) {
-    let (form, bits) = if symbol < 2 { (0b001, 1) } else { (0b101, 8) };
-    writer.write(form, 3);
-    writer.write(symbol, bits);
+/// How the format says a length: a symbol, and bits as they are.
+pub(super) struct PrefixCode {
+    pub(super) symbol: usize,
+    pub(super) extra: Bits,
+}
+
+/// For a length of 1 to 4096.
+#[inline]
+pub(super) fn prefix_code(value: usize) -> PrefixCode {
+    let value = u32::try_from(value - 1).unwrap_or(u32::MAX);
+    if value < 4 {
+        return PrefixCode {
+            symbol: value as usize,
+            extra: Bits::default(),
+        };
+    }
+    // The two highest bits make the symbol, the rest is written as it is.
+    let highest = value.ilog2();
+    let symbol = 2 * highest + (value >> (highest - 1) & 1);
+    PrefixCode {
+        symbol: symbol as usize,
+        extra: Bits::lowest(value, highest - 1),
+    }
 }
 
 /// Code lengths as the format packs them: runs of zeros by 17 and 18, all others one by one.
-fn run_lengths(lengths: &[u8]) -> Vec<(usize, u8, u32)> {
+fn run_lengths(lengths: &[u8]) -> Vec<(usize, Bits)> {
     let mut tokens = Vec::new();
     for run in lengths.chunk_by(|one, next| one == next) {
         let length = run.first().copied().unwrap_or_default();
@@ -108,10 +131,13 @@ fn run_lengths(lengths: &[u8]) -> Vec<(usize, u8, u32)> {
             let taken = left.min(138);
             let (symbol, bits, least) = if taken < 11 { (17, 3, 3) } else { (18, 7, 11) };
             let extra = u32::try_from(taken - least).unwrap_or_default();
-            tokens.push((symbol, bits, extra));
+            tokens.push((symbol, Bits::lowest(extra, bits)));
             left -= taken;
         }
-        tokens.extend(std::iter::repeat_n((usize::from(length), 0, 0), left));
+        tokens.extend(std::iter::repeat_n(
+            (usize::from(length), Bits::default()),
+            left,
+        ));
     }
     tokens
 }
@@ -201,7 +227,7 @@ fn huffman(counts: &[u32], floor: u32) -> Vec<u8> {
 }
 
 /// Codes in the order of length, then symbol; turned round, because bits are written lowest first.
-fn canonical(lengths: &[u8]) -> Vec<(u8, u16)> {
+fn canonical(lengths: &[u8]) -> Vec<Bits> {
     let mut next = [0_u32; LONGEST_CODE as usize + 2];
     for length in lengths.iter().filter(|length| **length > 0) {
         if let Some(count) = next.get_mut(usize::from(*length) + 1) {
@@ -220,45 +246,95 @@ fn canonical(lengths: &[u8]) -> Vec<(u8, u16)> {
                 let code = *slot;
                 *slot += 1;
                 let turned = code.reverse_bits() >> (32 - u32::from(length));
-                (length, u16::try_from(turned).unwrap_or_default())
+                Bits {
+                    bits: turned.into(),
+                    count: length,
+                }
             }
-            _ => (0, 0),
+            _ => Bits::default(),
         })
         .collect()
 }
 
-/// Bits, the lowest first.
+/// Bits that belong together, the first lowest.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bits {
+    pub(super) bits: u64,
+    pub(super) count: u8,
+}
+
+impl Bits {
+    /// The lowest bits of a value.
+    #[inline]
+    pub(super) fn lowest(value: u32, count: u32) -> Self {
+        Self {
+            bits: u64::from(value) & ((1 << count) - 1),
+            count: u8::try_from(count).unwrap_or_default(),
+        }
+    }
+
+    /// These and those, at most 64 in all.
+    #[inline]
+    pub(super) fn then(self, next: Self) -> Self {
+        Self {
+            bits: self.bits | next.bits << self.count,
+            count: self.count + next.count,
+        }
+    }
+}
+
+/// Writes bits, the lowest first.
 pub(super) struct BitWriter<'a> {
+    /// Longer than what is written, so that whole words can be put down.
     bytes: &'a mut Vec<u8>,
-    pending: u64,
-    count: u8,
+    /// Where the next word goes.
+    at: usize,
+    /// Fewer than 8 bits.
+    pending: Bits,
 }
 
 impl<'a> BitWriter<'a> {
+    /// Writes behind what is there.
     pub(super) fn new(bytes: &'a mut Vec<u8>) -> Self {
+        let at = bytes.len();
         Self {
             bytes,
-            pending: 0,
-            count: 0,
+            at,
+            pending: Bits::default(),
         }
     }
 
-    /// At most 32 bits; those above `count` must be zero.
+    /// At most 56 bits; those above their count must be zero.
     #[inline]
-    pub(super) fn write(&mut self, bits: u32, count: u8) {
-        self.pending |= u64::from(bits) << self.count;
-        self.count += count;
-        if self.count >= 32 {
-            let [a, b, c, d, ..] = self.pending.to_le_bytes();
-            self.bytes.extend_from_slice(&[a, b, c, d]);
-            self.pending >>= 32;
-            self.count -= 32;
+    pub(super) fn write(&mut self, bits: Bits) {
+        let Bits { bits, count } = self.pending.then(bits);
+        let word = self.at..self.at + size_of::<u64>();
+        match self.bytes.get_mut(word) {
+            Some(word) => word.copy_from_slice(&bits.to_le_bytes()),
+            None => self.grow(bits),
         }
+        self.at += usize::from(count / 8);
+        let whole = count / 8 * 8;
+        self.pending = Bits {
+            bits: bits >> whole,
+            count: count - whole,
+        };
+    }
+
+    /// At most 32 bits, likewise.
+    pub(super) fn put(&mut self, bits: u32, count: u8) {
+        self.write(Bits::lowest(bits, count.into()));
+    }
+
+    #[cold]
+    fn grow(&mut self, word: u64) {
+        self.bytes.truncate(self.at);
+        self.bytes.extend_from_slice(&word.to_le_bytes());
+        self.bytes.resize(2 * self.at + LEAST_ROOM, 0);
     }
 
     pub(super) fn finish(self) {
-        let rest = usize::from(self.count.div_ceil(8));
-        self.bytes
-            .extend(self.pending.to_le_bytes().into_iter().take(rest));
+        let last = usize::from(self.pending.count > 0);
+        self.bytes.truncate(self.at + last);
     }
 }
