@@ -67,3 +67,23 @@ fn the_search_finds_what_it_looks_for() {
     }
     assert!(!has_pair("cfg the scale", PAIRS[0]));
 }
+
+/// What `docs/security.md` promises is shown by tests that are there.
+#[test]
+fn every_test_that_the_security_page_names_is_there() {
+    let page = std::fs::read_to_string(built::root().join("docs/security.md")).unwrap();
+    let named: Vec<(&str, &str)> = page
+        .split('`')
+        .filter_map(|part| part.split_once(".rs::"))
+        .collect();
+    assert!(named.len() > 60, "the page names tests: {}", named.len());
+    for (file, test) in named {
+        let path = built::root().join(format!("{file}.rs"));
+        let text = std::fs::read_to_string(&path);
+        let text = text.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(
+            text.contains(&format!("fn {test}(")),
+            "{file}.rs has no test {test}"
+        );
+    }
+}

@@ -185,3 +185,37 @@ async fn swap_scripted(rig: &Rig) {
         })
         .await;
 }
+
+/// A server has its one port, and nothing else that a command has not. Without the sandbox it has all of it.
+#[tokio::test]
+async fn a_server_reaches_nobody_and_reads_nothing_of_others() {
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let ports = (
+        tcp.local_addr().unwrap().port(),
+        udp.local_addr().unwrap().port(),
+    );
+    let without = "program_sandbox = false\nprograms_without_sandbox = true";
+    for config in ["", without] {
+        let rig = Rig::start(config).await;
+        let targets = [
+            format!("/v1/connect?port={}", ports.0),
+            format!("/v1/udp?port={}", ports.1),
+            "/v1/listen".to_owned(),
+            "/v1/passwd".to_owned(),
+        ];
+        let script: Vec<Value> = targets.iter().map(|target| call(&[], target)).collect();
+        let history = rig.history("deeds", json!(script)).await;
+        for (target, outcome) in targets.iter().zip(&history) {
+            let bytes = outcome["Responded"]["body"]["Bytes"].as_array();
+            let bytes = bytes.unwrap_or_else(|| panic!("{target}: {outcome}"));
+            let bytes = bytes.iter().map(|byte| byte.as_u64().unwrap() as u8);
+            let said = String::from_utf8(bytes.collect()).unwrap();
+            assert_eq!(
+                said != "did",
+                config.is_empty(),
+                "{config}: {target}: {said}"
+            );
+        }
+    }
+}

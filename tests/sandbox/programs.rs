@@ -60,8 +60,26 @@ async fn files_of_others_are_closed() {
         let model = rig.home.path("models/model.gguf");
         fs::write(&model, "GGUF").unwrap();
         let new = folder.path().join("new");
+        fs::write(rig.home.path("network.toml"), "").unwrap();
+        fs::create_dir_all(rig.home.path("state/spool")).unwrap();
+        fs::write(rig.home.path("state/spool/result"), "theirs").unwrap();
         let deeds = [
             deed("read", "/etc/passwd"),
+            // The same by other ways: up from its own folder, through the system's, through a link of its own making.
+            deed("read", "../../../../../../../../../../etc/passwd"),
+            deed("read", "/proc/self/root/etc/passwd"),
+            deed(
+                "read",
+                "/proc/self/cwd/../../../../../../../../../../etc/passwd",
+            ),
+            deed("read-by-link", "/etc/passwd"),
+            deed("read-by-link", model.display()),
+            deed("name-anew", model.display()),
+            deed("list", rig.home.path("").display()),
+            deed("list", "/dev"),
+            deed("read", rig.home.path("network.toml").display()),
+            deed("read", rig.home.path("state/spool/result").display()),
+            deed("list", rig.home.path("state/journal").display()),
             deed("read", rig.home.config().display()),
             deed("read", rig.home.path("state/token").display()),
             deed("read", other.join("prompt").display()),
@@ -150,6 +168,7 @@ async fn nobody_is_reached() {
         let rig = Rig::start(if sandbox { "" } else { WITHOUT }).await;
         let folder = tempfile::tempdir().unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp6 = TcpListener::bind("[::1]:0").unwrap();
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let socket = folder.path().join("socket");
         let _local = UnixListener::bind(&socket).unwrap();
@@ -163,6 +182,7 @@ async fn nobody_is_reached() {
         let deeds = [
             deed("tcp", tcp.local_addr().unwrap()),
             deed("udp", udp.local_addr().unwrap()),
+            deed("tcp", tcp6.local_addr().unwrap()),
             deed("abstract", &name),
             deed("socket", socket.display()),
             deed("pair-to", letters.display()),

@@ -12,6 +12,7 @@ mod commands;
 mod crashes;
 mod folder;
 mod metrics;
+mod moments;
 mod probation;
 mod push;
 mod shadowing;

@@ -286,4 +286,62 @@ mod tests {
             assert!(!into.exists());
         }
     }
+
+    /// The address that was judged is the one that is connected to: a name is asked for once per connection, and what it
+    /// means the next time is judged again.
+    #[tokio::test]
+    async fn a_name_that_means_something_else_the_second_time_is_refused_then() {
+        use std::net::SocketAddr;
+        use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(async move {
+            let mut connections = 0;
+            while let Ok((mut socket, _)) = listener.accept().await {
+                connections += 1;
+                let mut head = [0; 2048];
+                let _ = socket.read(&mut head).await.unwrap();
+                let again = format!(
+                    "HTTP/1.1 302 Found\r\nLocation: http://rebinds.localhost:{port}/again\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                );
+                socket.write_all(again.as_bytes()).await.unwrap();
+                socket.shutdown().await.unwrap();
+                assert_eq!(connections, 1, "nobody comes twice");
+            }
+        });
+        let lookups = Arc::new(AtomicUsize::new(0));
+        let counted = lookups.clone();
+        let lookup: Lookup = Arc::new(move |_| {
+            // The first answer is where this test listens, the second where only this machine's neighbours are.
+            let text = match counted.fetch_add(1, SeqCst) {
+                0 => "127.0.0.1:0",
+                _ => "192.168.0.1:0",
+            };
+            let found: Vec<SocketAddr> = vec![text.parse().unwrap()];
+            Box::pin(async move { Ok(found) })
+        });
+        let policy = Policy {
+            allow_http_loopback: true,
+            ..Policy::default()
+        };
+        let egress = Egress::with_lookup(policy, lookup).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let into = dir.path().join("file");
+        let url = format!("http://rebinds.localhost:{port}/first");
+        let (wanted, cancel) = (Wanted::default(), CancellationToken::new());
+        let error = egress
+            .download(&url, &into, &wanted, &|_, _| {}, &cancel)
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&error, DownloadError::Refused { why: UrlRefusal::Address(refusal), .. }
+                if refusal.address.to_string() == "192.168.0.1"),
+            "{error:?}"
+        );
+        assert_eq!(lookups.load(SeqCst), 2, "once for each connection");
+        assert!(!into.exists());
+        server.abort();
+    }
 }

@@ -10,6 +10,8 @@ mod look;
 mod refuse;
 mod start;
 mod take;
+#[cfg(test)]
+mod tests;
 mod told;
 pub(crate) mod tools;
 

@@ -30,6 +30,11 @@ fn main() -> ExitCode {
         ["nameless", path, mib] => nameless(Path::new(path), number(mib)),
         ["hold", mib] => hold(number(mib)),
         ["read", path] => fs::read(path).map(|bytes| println!("{} bytes", bytes.len())),
+        ["read-by-link", path] => std::os::unix::fs::symlink(path, "link-of-its-own")
+            .and_then(|()| fs::read("link-of-its-own"))
+            .map(drop),
+        // A second name of the same file would outlive the sandbox.
+        ["name-anew", path] => fs::hard_link(path, "name-of-its-own"),
         ["list", path] => fs::read_dir(path).map(|entries| println!("{} entries", entries.count())),
         ["write", path] => OpenOptions::new()
             .append(true)

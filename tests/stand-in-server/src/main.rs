@@ -9,7 +9,7 @@
 )]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::exit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -154,6 +154,18 @@ fn serve(stream: &TcpStream, state: &State) {
                 &model.unwrap_or_else(|error| error.to_string().into_bytes()),
             );
         }
+        "/v1/connect" => told(
+            stream,
+            TcpStream::connect(("127.0.0.1", port(number))).map(drop),
+        ),
+        "/v1/udp" => told(
+            stream,
+            UdpSocket::bind("127.0.0.1:0")
+                .and_then(|socket| socket.send_to(b"x", ("127.0.0.1", port(number))))
+                .map(drop),
+        ),
+        "/v1/listen" => told(stream, TcpListener::bind("127.0.0.1:0").map(drop)),
+        "/v1/passwd" => told(stream, std::fs::read("/etc/passwd").map(drop)),
         "/v1/work" => work(stream, state, number),
         "/v1/cancel" if state.options.deaf => answer(stream, "409 Conflict", "", b"no"),
         "/v1/cancel" => {
@@ -184,6 +196,16 @@ fn serve(stream: &TcpStream, state: &State) {
         "/admin" => answer(stream, "200 OK", "", b"secret"),
         _ => answer(stream, "404 Not Found", "", b""),
     }
+}
+
+/// What came of a deed.
+fn told(stream: &TcpStream, deed: std::io::Result<()>) {
+    let word = deed.map_or_else(|error| format!("refused: {error}"), |()| "did".to_owned());
+    answer(stream, "200 OK", "", word.as_bytes());
+}
+
+fn port(number: u64) -> u16 {
+    u16::try_from(number).expect("a port")
 }
 
 /// Works for so long, or until it is cancelled; tells how far it is.
