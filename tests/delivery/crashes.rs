@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use worker_tests::wait::{soon, until};
-use worker_tests::{Home, Peer, Reply, ScriptedStudio, media, offers};
+use worker_tests::{Home, Peer, Reply, ScriptedStudio, Worker, built, media, needs, offers};
 
 use crate::{aside, one_aside, spooled};
 
@@ -155,4 +155,51 @@ async fn the_studio_inside_and_its_worker_survive_a_crash_together() {
     assert_eq!(media::frames(&api.result("job-long").await).len(), 240);
     api.result("job-next").await;
     soon("a stop", worker.stop()).await;
+}
+
+/// What a power cut leaves, no killed process shows: the system still has what was never synced. So the system calls are
+/// looked at, at the moment when the first byte has reached the studio.
+#[tokio::test]
+async fn a_result_is_synced_before_anything_of_it_is_sent() {
+    let what = "that a result is synced before it is sent";
+    let Some(strace) = needs::program(what, "strace", "strace") else {
+        return;
+    };
+    let studio = ScriptedStudio::start().await;
+    studio.on("complete", Reply::Silence);
+    let home = Home::approved(&studio.base());
+    let log = home.path("calls");
+    let run = home.command(&["run", "--plugins"]);
+    let mut command = std::process::Command::new(strace);
+    command
+        .args(["-f", "-y", "-e", "trace=fsync,fdatasync", "-o"])
+        .arg(&log)
+        .arg(run.get_program())
+        .args(run.get_args())
+        .arg(built::root().join("plugins"))
+        .env_clear()
+        .envs(
+            run.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .current_dir(home.path(""))
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    let _worker = Worker::start(command, &home.path("local-api.json"));
+    let mut peer = studio.welcomed().await;
+    peer.accepted(&offers::image("job-1", "a fox")).await;
+    studio.called("complete", 1).await;
+    let calls = std::fs::read_to_string(&log).unwrap();
+    let spool = home.path("state/spool");
+    let synced = |ending: &str| {
+        let whole = format!("{}{ending}>", spool.display());
+        calls.lines().any(|line| match ending {
+            "" => line.contains(&format!("<{whole}")),
+            _ => line.contains(&format!("<{}/", spool.display())) && line.contains(ending),
+        })
+    };
+    for place in [".media", ".row", ""] {
+        assert!(synced(place), "{place:?} was not synced: {calls}");
+    }
 }
