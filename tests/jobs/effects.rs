@@ -232,7 +232,6 @@ async fn what_may_not_be_done_is_refused() {
             run(json!([{"Flag": "--plain=/etc/passwd"}])),
             "--plain=/etc/passwd",
         ),
-        (run(json!([{"Flag": "--unheard-of"}])), "--unheard-of"),
         (
             run(json!([{"Positional": [{"Text": ""}, {"Text": "-o"}]}])),
             "`-`",
