@@ -148,7 +148,7 @@ async fn a_plan_shows_the_command_line_and_starts_nothing() {
     let told = plan(false).await.ok();
     let run = told
         .lines()
-        .find(|line| line.contains("sd-cli"))
+        .find(|line| line.contains("run sd-cli"))
         .unwrap_or_else(|| panic!("{told}"));
     for part in [
         "--diffusion-model",
@@ -173,7 +173,26 @@ async fn a_plan_shows_the_command_line_and_starts_nothing() {
         document,
         "two plans of one offer are alike"
     );
-    assert!(sd.runs().is_empty() && files.asked("m.gguf") == 0);
+    let listed = {
+        let mut command = home.command(&["plugin", "list", "--json"]);
+        command.env("STUDIO_WORKER_SD_CLI", sd.path());
+        worker_tests::home::finish(command).await.json()
+    };
+    // Not even for its help: and that is said.
+    assert!(sd.events().is_empty(), "{:#?}", sd.events());
+    assert_eq!(files.asked("m.gguf"), 0);
+    assert!(
+        told.contains("what this sd-cli can do is not known"),
+        "{told}"
+    );
+    let of_sd = |listed: &Value| {
+        let plugins = listed["plugins"].as_array().unwrap().clone();
+        plugins
+            .into_iter()
+            .find(|one| one["name"] == "sd-cpp")
+            .unwrap()
+    };
+    assert_eq!(of_sd(&listed)["unasked"], json!(["sd-cli"]), "{listed:#}");
 
     std::fs::write(
         &file,
@@ -185,4 +204,41 @@ async fn a_plan_shows_the_command_line_and_starts_nothing() {
         error.contains("rejected") && error.contains("torch"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_plan_goes_by_what_a_program_told_a_worker() {
+    let (home, sd) = (Home::new(), SdCli::install());
+    let program = sd.path();
+    let worker = home.start_with(&built::root().join("plugins"), &sd.env(&program));
+    worker.connected().await;
+    worker.stop().await;
+    let asked = sd.events().len();
+    assert!(asked > 0, "a worker asks for help at its start");
+    let claim = offers::sd_image("job-1", Vec::new(), &json!({}));
+    let file = home.path("offer.json");
+    std::fs::write(&file, claim.to_string()).unwrap();
+    let mut command = home.command(&["plugin", "list"]);
+    command.env("STUDIO_WORKER_SD_CLI", sd.path());
+    let listed = worker_tests::home::finish(command).await.ok();
+    assert!(!listed.contains("not known"), "{listed}");
+    assert_eq!(sd.events().len(), asked);
+}
+
+#[tokio::test]
+async fn a_plan_of_a_product_of_megabytes_is_short() {
+    let home = Home::new();
+    let file = home.path("offer.json");
+    let claim = offers::video("job-1", "a koi pond", 512, 512, 2.0, 8);
+    std::fs::write(&file, claim.to_string()).unwrap();
+    for flags in [&["--json"][..], &[]] {
+        let line = [&["plan", file.to_str().unwrap()], flags].concat();
+        let told = home.run(&line).await.ok();
+        assert!(
+            told.contains("Write") && told.contains("sha256"),
+            "its frames are told by digest: {}",
+            told.len()
+        );
+        assert!(told.len() < 32 * 1024, "{} bytes", told.len());
+    }
 }

@@ -197,6 +197,18 @@ impl Programs {
         Ok(answer)
     }
 
+    /// What a program of this digest answered before. It is not run.
+    #[must_use]
+    pub fn remembered(
+        &self,
+        digest: &str,
+        args: &[String],
+        limits: &ProbeLimits,
+    ) -> Option<String> {
+        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        self.kept.get(digest, &args, limits.bytes)
+    }
+
     async fn ask(
         &self,
         program: &Path,

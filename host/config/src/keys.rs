@@ -158,6 +158,7 @@ pub(crate) const PROGRAM_STEP_SECS: &str = "program_step_secs";
 pub(crate) const PROGRAM_MEMORY_GB: &str = "program_memory_gb";
 pub(crate) const PROGRAM_WRITTEN_MIB: &str = "program_written_mib";
 pub(crate) const PROMPTS_IN_JOURNAL: &str = "prompts_in_journal";
+pub(crate) const JOURNAL_DAYS: &str = "journal_days";
 pub(crate) const LOG_FILTER: &str = "log";
 
 /// All keys, in the order in which they are shown.
@@ -340,6 +341,13 @@ pub const KEYS: &[Key] = &[
         Some("true"),
         Effect::Used,
         "whether a job's journal holds its prompt; without it the job cannot be replayed",
+    ),
+    key(
+        JOURNAL_DAYS,
+        Kind::Integer { min: 1, max: 3650 },
+        Some("30"),
+        Effect::Used,
+        "how many days the journal of a job is kept",
     ),
     with_variable(
         key(

@@ -93,6 +93,8 @@ pub struct Settings {
     pub studio: Studio,
     /// The largest job to take, in GiB of GPU memory.
     pub vram_threshold_gb: f64,
+    /// Whether the operator said so; else it is the default.
+    pub vram_threshold_is_set: bool,
     /// Where models are kept.
     pub models_root: PathBuf,
     /// How many bytes the model cache may hold; `None`: no bound.
@@ -115,6 +117,8 @@ pub struct Settings {
     pub programs: ProgramSettings,
     /// Whether journals hold prompts.
     pub prompts_in_journal: bool,
+    /// How long a job's journal is kept.
+    pub journal_age: Duration,
     /// Filter of the log, in the syntax of `tracing`'s `EnvFilter`.
     pub log: String,
     /// Told to the studio.
@@ -230,6 +234,7 @@ impl Reader<'_> {
                 .and_then(|url| ApiBase::parse(url).ok())
                 .map_or(Studio::Embedded, Studio::Remote),
             vram_threshold_gb: self.number(keys::VRAM_THRESHOLD_GB),
+            vram_threshold_is_set: self.is_set(keys::VRAM_THRESHOLD_GB),
             models_root: self.models_root(),
             models_budget: bytes(self.number(keys::MODELS_BUDGET_GB)),
             scratch_bytes: gibibytes(self.integer(keys::SCRATCH_MAX_GB)),
@@ -246,6 +251,9 @@ impl Reader<'_> {
             reconnect_attempts: u32::try_from(attempts).ok().and_then(NonZeroU32::new),
             programs: self.programs(),
             prompts_in_journal: self.bool(keys::PROMPTS_IN_JOURNAL),
+            journal_age: Duration::from_secs(
+                u64::try_from(self.integer(keys::JOURNAL_DAYS)).unwrap_or(0) * 24 * 60 * 60,
+            ),
             log: self.text(keys::LOG_FILTER).unwrap_or_default().to_owned(),
             auto_start: self.bool(keys::AUTO_START),
             auto_update: self.bool(keys::AUTO_UPDATE_ENABLED),
@@ -303,6 +311,12 @@ impl Reader<'_> {
             address: (Ipv4Addr::LOCALHOST, port).into(),
             else_any_port: true,
         }
+    }
+
+    fn is_set(&self, name: &str) -> bool {
+        let of_name = |setting: &&Setting| setting.key.name == name;
+        let setting = self.shown.iter().find(of_name);
+        setting.is_some_and(|setting| setting.from != Provenance::Default)
     }
 
     fn text(&self, name: &str) -> Option<&str> {

@@ -7,12 +7,13 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-use worker_plugins::contract::{Command, Effect, Job, Outcome, Part};
+use worker_plugins::contract::{Effect, Job, Outcome};
 use worker_wire::{JobId, timestamp};
+
+use crate::told::{self, digest, digest_of};
 
 /// Journals kept. More only takes disk; fewer leaves less to look back at.
 const KEPT_FILES: usize = 500;
@@ -25,6 +26,10 @@ const WHOLE_TEXT: usize = 64 * 1024;
 
 /// Longest run of bytes kept whole.
 const WHOLE_BYTES: usize = 4 * 1024;
+
+/// Largest journal, in bytes; what an engine asks for beyond that is left out, and the journal says so. A larger one could not
+/// be replayed.
+pub(crate) const MAX_JOURNAL: u64 = 64 << 20;
 
 /// Folder, in that of the journals, of bytes kept by digest.
 pub(crate) const BLOBS: &str = "by-digest";
@@ -43,6 +48,8 @@ const PRUNE_EVERY: u32 = 50;
 pub struct JournalStore {
     dir: PathBuf,
     prompts: bool,
+    /// Older ones are removed.
+    age: Duration,
     since_prune: std::sync::atomic::AtomicU32,
 }
 
@@ -57,8 +64,9 @@ pub struct JournalError {
 }
 
 impl JournalStore {
-    /// Opens the folder, making it where it is missing. With `prompts` off, tasks and texts are left out.
-    pub fn open(dir: &Path, prompts: bool) -> Result<Self, JournalError> {
+    /// Opens the folder, making it where it is missing. With `prompts` off, tasks and texts are left out. What is older than
+    /// `age` goes.
+    pub fn open(dir: &Path, prompts: bool, age: Duration) -> Result<Self, JournalError> {
         let failed = |source| JournalError {
             path: dir.to_owned(),
             source,
@@ -70,6 +78,7 @@ impl JournalStore {
         let store = Self {
             dir: dir.to_owned(),
             prompts,
+            age,
             since_prune: 0.into(),
         };
         store.prune();
@@ -103,7 +112,16 @@ impl JournalStore {
             blobs: self.dir.join(BLOBS),
             prompts: self.prompts,
             broken: false,
+            written: 0,
+            full: false,
         }
+    }
+
+    /// Whether a file was last written longer ago than the operator keeps journals.
+    fn is_old(&self, path: &Path) -> bool {
+        let written = fs::metadata(path).and_then(|meta| meta.modified());
+        let age = written.ok().and_then(|at| at.elapsed().ok());
+        age.is_some_and(|age| age > self.age)
     }
 
     /// Removes the oldest bytes kept by digest beyond their bound.
@@ -120,15 +138,15 @@ impl JournalStore {
         let mut bytes = 0u64;
         for (_, path, size) in files.iter().rev() {
             bytes = bytes.saturating_add(*size);
-            if bytes > KEPT_BLOBS {
+            if bytes > KEPT_BLOBS || self.is_old(path) {
                 // It only takes space, and is tried again at the next pruning.
                 let _ = fs::remove_file(path);
             }
         }
     }
 
-    /// Removes the oldest journals beyond the bounds.
-    fn prune(&self) {
+    /// Removes the oldest journals beyond the bounds. Blocks.
+    pub(crate) fn prune(&self) {
         self.prune_blobs();
         let Ok(entries) = fs::read_dir(&self.dir) else {
             return;
@@ -144,7 +162,8 @@ impl JournalStore {
         for (path, size) in files.iter().rev() {
             count += 1;
             bytes = bytes.saturating_add(*size);
-            if (count > KEPT_FILES || bytes > KEPT_BYTES) && fs::remove_file(path).is_err() {
+            let beyond = count > KEPT_FILES || bytes > KEPT_BYTES || self.is_old(path);
+            if beyond && fs::remove_file(path).is_err() {
                 tracing::warn!(target: "job", path = %path.display(), "an old journal cannot be removed");
             }
         }
@@ -170,6 +189,9 @@ pub struct Journal {
     blobs: PathBuf,
     prompts: bool,
     broken: bool,
+    /// Bytes written so far.
+    written: u64,
+    full: bool,
 }
 
 impl Journal {
@@ -181,6 +203,8 @@ impl Journal {
             blobs: PathBuf::new(),
             prompts: false,
             broken: false,
+            written: 0,
+            full: false,
         }
     }
 
@@ -189,6 +213,10 @@ impl Journal {
         let Some(file) = self.file.as_mut() else {
             return;
         };
+        let asked = matches!(event, "effect" | "outcome");
+        if asked && self.full {
+            return;
+        }
         let mut line = json!({
             "event": event,
             "at": timestamp(SystemTime::now()),
@@ -197,6 +225,12 @@ impl Journal {
         })
         .to_string();
         line.push('\n');
+        self.written = self.written.saturating_add(line.len() as u64);
+        if asked && self.written > MAX_JOURNAL {
+            self.full = true;
+            line = json!({ "event": "full", "body": { "bytes": MAX_JOURNAL } }).to_string();
+            line.push('\n');
+        }
         if let Err(error) = file.write_all(line.as_bytes())
             && !self.broken
         {
@@ -246,42 +280,19 @@ impl Journal {
         digest_of(bytes)
     }
 
-    /// An effect as the journal keeps it. Bytes that it carries are told by length and digest before anything is made of
-    /// them: as JSON they would take many times their size.
+    /// An effect as the journal keeps it: bytes that it carries by length and digest only.
     pub fn effect(&self, effect: &Effect) -> Value {
-        match effect {
-            Effect::Write((name, parts)) => {
-                let parts: Vec<Value> = parts.iter().map(part).collect();
-                json!({ "Write": [self.value(name), parts] })
-            }
-            Effect::Run(command) if !command.input.is_empty() => {
-                let input: Vec<Value> = command.input.iter().map(part).collect();
-                let bare = Command {
-                    backend: command.backend.clone(),
-                    arguments: command.arguments.clone(),
-                    environment: command.environment.clone(),
-                    outputs: command.outputs.clone(),
-                    input: Vec::new(),
-                    timeout_ms: command.timeout_ms,
-                };
-                let mut value = self.value(&bare);
-                if let Some(object) = value.as_object_mut() {
-                    object.insert("input".to_owned(), input.into());
-                }
-                json!({ "Run": value })
-            }
-            other => self.value(other),
-        }
+        told::effect(effect, |bare| self.value(bare))
     }
 
-    /// An outcome as the journal keeps it, likewise.
+    /// An outcome as the journal keeps it. What a replay needs is kept, long bytes by digest.
     pub fn outcome(&self, outcome: &Outcome) -> Value {
-        match outcome {
-            Outcome::Bytes(bytes) if bytes.len() > WHOLE_BYTES => {
-                json!({ "Bytes": self.kept(bytes) })
-            }
-            other => self.value(other),
-        }
+        told::outcome(
+            outcome,
+            self.prompts,
+            |bare| self.value(bare),
+            |bytes| self.kept(bytes),
+        )
     }
 
     /// Whatever else a plugin said, as the journal keeps it.
@@ -295,38 +306,16 @@ impl Journal {
     }
 }
 
-fn part(part: &Part) -> Value {
-    match part {
-        Part::Bytes(bytes) => json!({ "Bytes": digest_of(bytes) }),
-        Part::File(id) => json!({ "File": id }),
-        Part::Base64(id) => json!({ "Base64": id }),
-    }
-}
-
-fn digest_of(bytes: &[u8]) -> Value {
-    json!({ "sha256": digest(bytes), "bytes": bytes.len() })
-}
-
-/// SHA-256 in hexadecimal.
-pub(crate) fn digest(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
-}
-
-/// Which kind of effect a JSON effect is: the name of its case.
-pub(crate) fn kind_of(effect: &Value) -> String {
-    let name = effect.as_object().and_then(|map| map.keys().next());
-    name.cloned().unwrap_or_default()
-}
-
 /// A value with its long parts told by digest, for comparing and showing.
-pub(crate) fn short(value: Value) -> Value {
-    redact(value)
+pub(crate) fn short<T: serde::Serialize>(value: &T) -> Value {
+    redact(serde_json::to_value(value).unwrap_or(Value::Null))
 }
 
 /// Writes a file that is named by its content, whole or not at all. One that is there is left as it is.
 fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    if path.exists() {
-        return Ok(());
+    if let Ok(file) = OpenOptions::new().write(true).open(path) {
+        // As young as the youngest journal that names it.
+        return file.set_modified(SystemTime::now());
     }
     let partial = path.with_extension("partial");
     let mut options = OpenOptions::new();
@@ -404,7 +393,7 @@ fn redact_text(text: String) -> String {
     format!(
         "{kept}… ({} bytes in all, sha256 {})",
         text.len(),
-        hex::encode(Sha256::digest(text.as_bytes()))
+        digest(text.as_bytes())
     )
 }
 
@@ -438,6 +427,30 @@ pub(crate) fn bare_url(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    const AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+    #[test]
+    fn what_is_older_than_the_operator_keeps_it_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(BLOBS)).unwrap();
+        let at = |name: &str, age: Duration| {
+            let path = dir.path().join(name);
+            let file = File::create(&path).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+            path
+        };
+        let old = AGE + Duration::from_secs(60);
+        let blob = format!("{BLOBS}/aa");
+        let gone = [at("0000000000001-j.jsonl", old), at(&blob, old)];
+        let kept = at("0000000000002-j.jsonl", AGE / 2);
+        let again = at(&format!("{BLOBS}/{}", digest(b"help")), old);
+        keep(&again, b"help").unwrap();
+        JournalStore::open(dir.path(), true, AGE).unwrap();
+        assert!(gone.iter().all(|path| !path.exists()), "{gone:?}");
+        assert!(kept.exists());
+        assert!(again.exists(), "a young journal names it");
+    }
+
     #[test]
     fn secrets_in_urls_and_large_bytes_are_left_out() {
         let value = redact(json!({
@@ -456,7 +469,7 @@ mod tests {
     #[test]
     fn with_prompts_off_no_text_is_left() {
         let dir = tempfile::tempdir().unwrap();
-        let store = JournalStore::open(dir.path(), false).unwrap();
+        let store = JournalStore::open(dir.path(), false, AGE).unwrap();
         let mut journal = store.start(&JobId::parse("j").unwrap());
         journal.write("offered", journal.document(r#"{"prompt":"a secret koi"}"#));
         journal.write("effect", journal.value(&json!({"text": "a secret koi"})));
@@ -485,7 +498,7 @@ mod tests {
         for n in 0..KEPT_FILES + 20 {
             fs::write(dir.path().join(format!("{n:013}-j.jsonl")), "{}").unwrap();
         }
-        JournalStore::open(dir.path(), true).unwrap();
+        JournalStore::open(dir.path(), true, AGE).unwrap();
         assert_eq!(
             fs::read_dir(dir.path())
                 .unwrap()

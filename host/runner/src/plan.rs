@@ -9,7 +9,9 @@ use worker_plugins::contract::{
 use worker_plugins::{CallError, Engine, Generation};
 use worker_wire::Claim;
 
+use crate::journal::short;
 use crate::programs::Programs;
+use crate::told;
 
 /// Size of every made-up file, in bytes.
 const MADE_UP_SIZE: u64 = 1024;
@@ -28,6 +30,8 @@ pub struct Plan {
     pub downloads: Vec<Download>,
     /// How it ends.
     pub end: String,
+    /// Programs that are there and were never asked what they can do: the plugin goes by what it was written for.
+    pub unasked: Vec<String>,
 }
 
 /// One thing that would be asked for.
@@ -35,7 +39,7 @@ pub struct Plan {
 pub struct PlannedStep {
     /// Number of the step, from 0.
     pub step: u32,
-    /// The effect as JSON.
+    /// The effect as JSON; bytes that it carries by length and digest only.
     pub effect: Value,
     /// The command line, where it is one: files shown as `<name>`.
     pub command_line: Option<Vec<String>>,
@@ -94,6 +98,7 @@ pub async fn plan(
         steps: Vec::new(),
         downloads: Vec::new(),
         end: String::new(),
+        unasked: programs.unasked(engine),
     };
     let mut history: Arc<Vec<Outcome>> = Arc::default();
     for step in 0..engine.limits().steps {
@@ -122,7 +127,7 @@ pub async fn plan(
                 Effect::Run(command) => Some(made_up.command_line(command)),
                 _ => None,
             };
-            let effect = serde_json::to_value(effect).unwrap_or(Value::Null);
+            let effect = told::effect(effect, short);
             plan.steps.push(PlannedStep {
                 step,
                 effect,
@@ -297,6 +302,6 @@ impl Plan {
             .iter()
             .map(|planned| json!({"step": planned.step, "effect": planned.effect, "commandLine": planned.command_line}))
             .collect();
-        json!({ "engine": self.engine, "steps": steps, "end": self.end })
+        json!({ "engine": self.engine, "steps": steps, "end": self.end, "unasked": self.unasked })
     }
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use worker_backends::{
-    Archive, Machine, MachineState, Origin, ProbeLimits, ProvisionError, Releases, Wanted,
-    library_dir,
+    Archive, Machine, MachineState, Origin, ProbeError, ProbeLimits, ProvisionError, Releases,
+    Wanted, library_dir,
 };
 use worker_egress::{Egress, OnProgress};
 use worker_plugins::contract::{Backend, BackendStatus, Failure};
@@ -37,8 +37,10 @@ pub struct ProgramState {
     pub release: Option<String>,
     /// Folder whose shared objects it needs.
     pub library_dir: Option<PathBuf>,
-    /// What it printed for each declared probe.
+    /// What it printed for each declared probe. Empty where that is not known.
     pub probes: Vec<String>,
+    /// Whether it was never asked, and may not be here: what it can do is not known.
+    pub unasked: bool,
 }
 
 /// A program that is not there, or cannot be used.
@@ -69,16 +71,27 @@ pub struct Programs {
     releases: Releases,
     archives: Archives,
     found: RwLock<HashMap<(String, String), Found>>,
+    /// Whether a program may be run to ask it what it can do.
+    asks: bool,
 }
 
 impl Programs {
     /// Nothing is looked for yet. Below `dir` lie downloaded releases, what programs answered, and the folder that a
     /// probed program sees as its own.
     pub fn new(models_root: &Path, dir: &Path) -> Arc<Self> {
-        let work = dir.join("work");
-        if let Err(error) = std::fs::create_dir_all(&work) {
+        if let Err(error) = std::fs::create_dir_all(dir.join("work")) {
             tracing::warn!(target: "job", %error, "programs cannot be probed: no folder to run them in");
         }
+        Self::over(models_root, dir, true)
+    }
+
+    /// Programs that are looked for and never run: what they can do is what they answered before, where that is known.
+    pub fn only_looked_at(models_root: &Path, dir: &Path) -> Arc<Self> {
+        Self::over(models_root, dir, false)
+    }
+
+    fn over(models_root: &Path, dir: &Path, asks: bool) -> Arc<Self> {
+        let work = dir.join("work");
         let answers = Some(dir.join("answers"));
         Arc::new(Self {
             models_root: models_root.to_owned(),
@@ -87,6 +100,7 @@ impl Programs {
             releases: Releases::new(dir.to_owned()),
             archives: Archives::default(),
             found: RwLock::default(),
+            asks,
         })
     }
 
@@ -231,24 +245,36 @@ impl Programs {
             .digest(&path)
             .await
             .map_err(|error| missing(error.to_string()))?;
-        // Probes are bounded by their own time limit.
-        let never = CancellationToken::new();
-        let mut probes = Vec::with_capacity(backend.probes.len());
-        for arguments in &backend.probes {
-            let text = self
-                .probes
-                .probe(&path, arguments, &ProbeLimits::default(), &never)
-                .await;
-            probes.push(text.map_err(|error| missing(error.to_string()))?);
-        }
+        let answered = if self.asks {
+            let asked = self.ask(&path, &backend.probes).await;
+            Some(asked.map_err(|error| missing(error.to_string()))?)
+        } else {
+            let limits = ProbeLimits::default();
+            let questions = backend.probes.iter();
+            questions
+                .map(|arguments| self.probes.remembered(&digest, arguments, &limits))
+                .collect()
+        };
         Ok(ProgramState {
             origin,
             library_dir: library_dir(&path),
             path,
             digest,
             release,
-            probes,
+            unasked: answered.is_none(),
+            probes: answered.unwrap_or_default(),
         })
+    }
+
+    async fn ask(&self, path: &Path, questions: &[Vec<String>]) -> Result<Vec<String>, ProbeError> {
+        // Probes are bounded by their own time limit.
+        let never = CancellationToken::new();
+        let mut answers = Vec::with_capacity(questions.len());
+        for arguments in questions {
+            let limits = ProbeLimits::default();
+            answers.push(self.probes.probe(path, arguments, &limits, &never).await?);
+        }
+        Ok(answers)
     }
 
     /// A program in a release that was downloaded before; else what can be done about it.
@@ -345,6 +371,14 @@ impl Programs {
     pub fn used_by(&self, engine: &Engine) -> Vec<(String, String)> {
         self.present(engine)
             .map(|(backend, state)| (backend.program.clone(), state.digest))
+            .collect()
+    }
+
+    /// Programs of an engine that are there, and of which nobody knows what they can do.
+    pub fn unasked(&self, engine: &Engine) -> Vec<String> {
+        self.present(engine)
+            .filter(|(_, state)| state.unasked)
+            .map(|(backend, _)| backend.program.clone())
             .collect()
     }
 

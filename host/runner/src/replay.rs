@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use worker_plugins::Engine;
-use worker_plugins::contract::{Argument, Command, Effect, Job, Next, Outcome, Piece};
+use worker_plugins::contract::{
+    Answer, Argument, Command, Effect, Job, Next, Outcome, Piece, Response,
+};
 
-use crate::journal::{BLOBS, MAX_BLOB, kind_of};
+use crate::journal::{BLOBS, MAX_BLOB, MAX_JOURNAL, short};
+use crate::told;
 
 /// Longest line of a journal that is read, in bytes.
 const MAX_LINE: u64 = 16 << 20;
-/// Largest journal that is read, in bytes.
-const MAX_JOURNAL: u64 = 64 << 20;
 /// The most steps that any job may have.
 const MAX_STEPS: usize = 1023;
 /// Longest value shown in a difference.
@@ -195,7 +196,9 @@ fn with_round(rounds: &mut Vec<Round>, body: &Value, put: impl FnOnce(&mut Round
 }
 
 fn kind(body: &Value) -> String {
-    body.get("effect").map_or_else(String::new, kind_of)
+    let effect = body.get("effect").and_then(Value::as_object);
+    let name = effect.and_then(|effect| effect.keys().next());
+    name.cloned().unwrap_or_default()
 }
 
 fn read_job(mut body: Value, dir: &Path) -> Result<Job, ReplayError> {
@@ -221,14 +224,34 @@ fn read_job(mut body: Value, dir: &Path) -> Result<Job, ReplayError> {
 }
 
 fn read_outcome(body: &Value, dir: &Path) -> Result<Outcome, ReplayError> {
-    let outcome = body.get("outcome").cloned().unwrap_or_default();
-    if let Some(large) = outcome.get("Bytes").filter(|bytes| bytes.is_object()) {
-        return blob(large, dir).map(Outcome::Bytes).ok_or_else(|| {
-            ReplayError::LeftOut("bytes that the plugin read are not kept".to_owned())
-        });
+    let mut outcome = body.get("outcome").cloned().unwrap_or_default();
+    let place = ["/Bytes", "/Responded/body/Bytes"];
+    let named = place.iter().find_map(|place| {
+        let bytes = outcome.pointer_mut(place)?;
+        bytes.is_object().then(|| bytes.take())
+    });
+    // In its place, so that the rest can be read.
+    for place in place {
+        if let Some(taken) = outcome.pointer_mut(place).filter(|taken| taken.is_null()) {
+            *taken = Value::Array(Vec::new());
+        }
     }
-    serde_json::from_value(outcome)
-        .map_err(|_| ReplayError::LeftOut("an outcome was too large to keep".to_owned()))
+    let mut outcome: Outcome = serde_json::from_value(outcome)
+        .map_err(|_| ReplayError::LeftOut("an outcome was too large to keep".to_owned()))?;
+    if let Some(named) = named {
+        let kept = blob(&named, dir).ok_or_else(|| {
+            ReplayError::LeftOut("bytes that the plugin read are not kept".to_owned())
+        })?;
+        match &mut outcome {
+            Outcome::Bytes(bytes)
+            | Outcome::Responded(Response {
+                body: Answer::Bytes(bytes),
+                ..
+            }) => *bytes = kept,
+            _ => {}
+        }
+    }
+    Ok(outcome)
 }
 
 /// Bytes kept by digest; checked, as anybody may have written there.
@@ -240,7 +263,7 @@ fn blob(named: &Value, dir: &Path) -> Option<Vec<u8>> {
     let file = fs::File::open(dir.join(BLOBS).join(digest)).ok()?;
     let mut bytes = Vec::new();
     file.take(MAX_BLOB as u64).read_to_end(&mut bytes).ok()?;
-    (crate::journal::digest(&bytes) == digest).then_some(bytes)
+    (told::digest(&bytes) == digest).then_some(bytes)
 }
 
 /// Steps an engine through a journal.
@@ -258,8 +281,7 @@ pub async fn replay(engine: &Engine, recorded: &Recorded) -> Trace {
         let effects = match answer {
             Ok(Ok(Next::Perform(effects))) => effects,
             Ok(Ok(Next::Finish(finished))) => {
-                let product = serde_json::to_value(&finished.output).unwrap_or_default();
-                trace.end = Ended::Finished(crate::journal::short(product));
+                trace.end = Ended::Finished(told::output(&finished.output));
                 return trace;
             }
             Ok(Err(failure)) => {
@@ -277,10 +299,7 @@ pub async fn replay(engine: &Engine, recorded: &Recorded) -> Trace {
             }
         };
         let unknown = crate::job::undeclared(engine, &effects);
-        let kinds: Vec<String> = effects
-            .iter()
-            .map(|effect| kind_of(&serde_json::to_value(effect).unwrap_or_default()))
-            .collect();
+        let kinds: Vec<&str> = effects.iter().map(told::kind).collect();
         trace.steps.push(effects);
         if let Some(backend) = unknown {
             trace.end = Ended::UnknownBackend(backend);
@@ -334,8 +353,7 @@ pub fn effect_line(effect: &Effect) -> String {
 }
 
 fn value(effect: &Effect) -> String {
-    let value = crate::journal::short(serde_json::to_value(effect).unwrap_or_default());
-    value.to_string()
+    told::effect(effect, short).to_string()
 }
 
 /// An end in words.

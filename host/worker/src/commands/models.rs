@@ -198,7 +198,7 @@ async fn pull(
     let generation = assemble::would_serve(paths, folder).await?;
     let programs = assemble::programs(paths, settings)?;
     programs.discover(&generation).await;
-    let platform = assemble::platform(None);
+    let platform = assemble::platform();
     let plan = worker_runner::plan(&generation, &programs, &platform, &claim).await?;
     let models = worker_runner::models(&plan, &generation, &claim)
         .map_err(|failure| Failure::new(failure.message))?;

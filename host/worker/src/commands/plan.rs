@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use worker_config::{Paths, Settings};
+use worker_runner::Programs;
 use worker_wire::Claim;
 
 use crate::cli::Failure;
@@ -11,6 +12,9 @@ use crate::{assemble, output};
 
 /// Largest offer that is read, in bytes.
 const MAX_OFFER: u64 = worker_wire::MAX_FRAME_BYTES as u64;
+
+/// Longest line of one effect that is printed, in bytes. Shorter would cut off prompts that people write.
+const MAX_SHOWN: usize = 16 * 1024;
 
 /// Prints each effect, in order.
 pub(crate) async fn run(
@@ -22,23 +26,42 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let claim = read(offer)?;
     let generation = assemble::would_serve(paths, folder).await?;
-    let programs = assemble::programs(paths, settings)?;
+    let programs = Programs::only_looked_at(&settings.models_root, &paths.programs);
     programs.discover(&generation).await;
-    let platform = assemble::platform(None);
+    let platform = assemble::platform();
     let plan = worker_runner::plan(&generation, &programs, &platform, &claim).await?;
     if as_json {
         return output::line(&serde_json::to_string_pretty(&plan.to_json())?);
     }
     output::line(&format!("plugin {} takes the offer", plan.engine))?;
+    for program in &plan.unasked {
+        output::line(&format!(
+            "what this {program} can do is not known: a worker asks it when it starts, and a plan runs nothing"
+        ))?;
+    }
     for planned in &plan.steps {
         match &planned.command_line {
             Some(words) => {
-                output::line(&format!("step {}: run {}", planned.step, shell_like(words)))?
+                let words = shell_like(words);
+                output::line(&format!("step {}: run {}", planned.step, shown(words)))?
             }
-            None => output::line(&format!("step {}: {}", planned.step, planned.effect))?,
+            None => {
+                let effect = shown(planned.effect.to_string());
+                output::line(&format!("step {}: {effect}", planned.step))?
+            }
         }
     }
     output::line(&plan.end)
+}
+
+/// A line that a terminal can take.
+fn shown(mut line: String) -> String {
+    if line.len() > MAX_SHOWN {
+        let bytes = line.len();
+        line.truncate(line.floor_char_boundary(MAX_SHOWN));
+        line.push_str(&format!("… ({bytes} bytes in all; --json shows more)"));
+    }
+    line
 }
 
 /// The claim in a file, or in the whole frame around it.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use reqwest::Method;
 use serde_json::{Value, json};
 use worker_config::{DaemonLock, Paths, Settings};
+use worker_runner::Programs;
 
 use crate::cli::Failure;
 use crate::client::Client;
@@ -46,7 +47,7 @@ async fn from_store(paths: &Paths, settings: &Settings) -> Result<Value, Failure
     let _lock = DaemonLock::take(&paths.lock)?;
     let swapper = swap::offline(paths).await?;
     let generation = swapper.serving().current();
-    let programs = assemble::programs(paths, settings)?;
+    let programs = Programs::only_looked_at(&settings.models_root, &paths.programs);
     programs.discover(&generation).await;
     let told = swapper.told().await;
     let plugins = with_states(describe_plugins(&generation, &programs), &told);
@@ -60,7 +61,7 @@ async fn offline(
 ) -> Result<Value, Failure> {
     let sandbox = assemble::sandbox(paths)?;
     let loaded = assemble::load(&sandbox, folder).await?;
-    let programs = assemble::programs(paths, settings)?;
+    let programs = Programs::only_looked_at(&settings.models_root, &paths.programs);
     programs.discover(&loaded.generation).await;
     let refused: Vec<String> = loaded.refused.iter().map(ToString::to_string).collect();
     Ok(json!({ "plugins": describe_plugins(&loaded.generation, &programs), "refused": refused }))
@@ -113,7 +114,8 @@ pub(crate) fn listing(status: &Value) -> Vec<String> {
             Some(false) => "not served: ",
             _ => "without: ",
         };
-        for (name, label) in [("missing", lacks), ("toDownload", "")] {
+        let unasked = "what it can do is not known until a worker has asked it: ";
+        for (name, label) in [("missing", lacks), ("toDownload", ""), ("unasked", unasked)] {
             let programs = plugin.get(name).and_then(Value::as_array);
             lines.extend(programs.into_iter().flatten().map(|program| {
                 format!("{:<13}{label}{}", "", program.as_str().unwrap_or_default())
