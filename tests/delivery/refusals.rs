@@ -74,16 +74,17 @@ async fn a_refusal_for_good_fails_the_job_once_and_keeps_the_result_aside() {
 }
 
 #[tokio::test]
-async fn a_409_means_that_another_worker_has_the_job_and_is_no_failure() {
+async fn a_409_in_the_session_that_took_the_job_is_a_failure_that_may_be_tried_again() {
     let studio = ScriptedStudio::start().await;
     studio.on("complete", Reply::status(409));
     let home = Home::approved(&studio.base());
     let _worker = home.start();
     let mut peer = studio.welcomed().await;
     peer.accepted(&offers::speech("job-1", "x")).await;
+    let (error, retryable) = peer.expect_fail().await;
+    assert!(error.contains("409") && retryable, "{error}");
     let kept = one_aside(&home).await;
     assert!(kept["reason"].as_str().unwrap().contains("409"), "{kept}");
-    // A `fail` for a job that is not this worker's would cost the session; the next frames are of the next job.
     peer.accepted(&offers::chat("job-2", "x")).await;
     peer.expect_result().await;
 }
@@ -141,4 +142,40 @@ async fn a_studio_that_stops_listening_for_a_moment_gets_the_result() {
     studio.come_back().await;
     studio.called("complete", 1).await;
     until("an empty spool", || (spooled(&home) == 0).then_some(())).await;
+}
+
+/// A failure needs no disk while its session lives: it is the same failure as ever.
+#[tokio::test]
+async fn a_failure_that_cannot_be_kept_is_told_as_it_is() {
+    let studio = ScriptedStudio::start().await;
+    let home = Home::approved(&studio.base());
+    let _worker = home.start();
+    let mut peer = studio.welcomed().await;
+    // As a disk that takes nothing more.
+    let spool = home.path("state/spool");
+    std::fs::remove_dir_all(&spool).unwrap();
+    std::fs::write(&spool, "").unwrap();
+    let mut bad = offers::image("job-1", "a fox");
+    bad["task"]["width"] = json!(null);
+    peer.accepted(&bad).await;
+    let (error, retryable) = peer.expect_fail().await;
+    assert!(error.contains("task.width") && !retryable, "{error}");
+    peer.accepted(&offers::chat("job-2", "x")).await;
+    let (error, retryable) = peer.expect_fail().await;
+    assert!(error.contains("cannot keep") && retryable, "{error}");
+}
+
+/// The socket goes straight, and so does everything else: a proxy that is named and not there costs nothing.
+#[tokio::test]
+async fn no_proxy_is_used_for_the_studio() {
+    let studio = ScriptedStudio::start().await;
+    let home = Home::approved(&studio.base());
+    let nowhere = std::path::Path::new("http://127.0.0.1:9");
+    let names = ["http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"];
+    let env = names.map(|name| (name, nowhere));
+    let plugins = worker_tests::built::root().join("plugins");
+    let _worker = home.start_with(&plugins, &env);
+    let mut peer = studio.welcomed().await;
+    peer.accepted(&offers::speech("job-1", "x")).await;
+    studio.called("complete", 1).await;
 }

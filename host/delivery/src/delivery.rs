@@ -172,6 +172,11 @@ impl Delivery {
                     });
                     return Delivered::Uploaded { attempts };
                 }
+                Answer::Taken if attempts == 1 => {
+                    return self.give_up(kept, link, cancel, TAKEN.to_owned()).await;
+                }
+                // An earlier attempt may have got through and its answer lost: then the studio has the result, and a failure
+                // would be a lie about it.
                 Answer::Taken => return self.to_aside(kept, TAKEN.to_owned()).await,
                 Answer::Refused { text } => return self.give_up(kept, link, cancel, text).await,
                 Answer::Again { text, after } => (text, after),

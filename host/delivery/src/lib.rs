@@ -43,5 +43,6 @@ pub use id::{EntryId, EntryIdError};
 pub use outcome::{Delivered, Interruption};
 pub use product::{Kept, MediaContent, Payload, Product};
 pub use recover::Recovered;
+pub use reoffer::Waiting;
 pub use spool::{KeepError, OpenError, Spool};
 pub use timing::Timing;

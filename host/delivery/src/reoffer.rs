@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
 use worker_wire::StudioLink;
 
 use crate::delivery::Delivery;
+use crate::id::EntryId;
 use crate::product::Kept;
 use crate::redelivery::foreign;
 use crate::row::Row;
@@ -17,21 +17,61 @@ use crate::row::Row;
 /// How often a product that is being sent is looked at. Shorter would only load the disk; longer would hold up the job.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// What waits for a job that is offered again.
+#[derive(Clone, Debug)]
+pub enum Waiting {
+    /// Nothing: the job has to be done.
+    Nothing,
+    /// Its product, taken over by the session that offers the job again; [`Delivery::deliver`] sends it.
+    Kept(Kept),
+    /// It was being sent when the job was offered again, and the studio has it now.
+    Delivered,
+    /// It was being sent when the job was offered again, and the studio will not have it; it is kept aside.
+    Refused {
+        /// Why, in one line.
+        reason: String,
+    },
+}
+
 impl Delivery {
-    /// The product of an earlier session that waits for a job, taken over by the session that offers the job again;
-    /// [`Delivery::deliver`] sends it. `None`: nothing waits, and the job has to be done.
+    /// The product of an earlier session that waits for a job.
     ///
-    /// A product that is being sent at this moment is waited for, at most [`crate::Timing::slot`]. When that took it
-    /// away there is nothing to deliver any more. A failure is never taken over: the studio offers the job again to have it
-    /// tried again.
-    pub async fn waiting_for(self: &Arc<Self>, job: &str, link: &StudioLink) -> Option<Kept> {
-        let deadline = Instant::now() + self.timing.slot;
+    /// One that is being sent at this moment is waited for, as long as the session lasts: the studio's answer to it is the
+    /// answer to this job. A failure is never taken over: the studio offers the job again to have it tried again.
+    pub async fn waiting_for(self: &Arc<Self>, job: &str, link: &StudioLink) -> Waiting {
+        let mut sent = None;
         loop {
-            let kept = self.of_earlier_session(job, link).await?;
-            if !self.holds.is_held(&kept.id) || Instant::now() >= deadline || link.ended() {
-                return Some(kept);
+            let Some(kept) = self.of_earlier_session(job, link).await else {
+                return match sent {
+                    Some(id) => self.verdict(id).await,
+                    None => Waiting::Nothing,
+                };
+            };
+            if !self.holds.is_held(&kept.id) || link.ended() {
+                return Waiting::Kept(kept);
             }
+            sent = Some(kept.id);
             tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// What became of a product that somebody sent and that is not in the spool any more.
+    async fn verdict(self: &Arc<Self>, id: EntryId) -> Waiting {
+        let aside = self.blocking(|spool| spool.aside().list()).await;
+        let entries = match aside {
+            Some(Ok(entries)) => entries,
+            Some(Err(error)) => {
+                return Waiting::Refused {
+                    reason: format!("what became of its product cannot be read: {error}"),
+                };
+            }
+            None => return Waiting::Nothing,
+        };
+        match entries.into_iter().find(|entry| entry.id == id) {
+            Some(entry) => Waiting::Refused {
+                reason: entry.reason,
+            },
+            None => Waiting::Delivered,
         }
     }
 

@@ -1,7 +1,11 @@
 //! What an earlier session, or an earlier process, left in the spool.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use worker_delivery::{Delivered, Event, Interruption, Timing};
+use worker_delivery::{Delivered, Event, Interruption, Timing, Waiting};
 
 use crate::support::{PIXELS, Reply, Uploads, Worker, frame, frames, json, media, quick, session};
 
@@ -190,4 +194,43 @@ async fn a_spoiled_row_is_kept_aside_with_its_media() {
         .unwrap();
     assert_eq!(std::fs::read(copy).unwrap(), PIXELS);
     assert!(foreign.exists());
+}
+
+/// The job of a product that is being sent is offered again: the answer to the upload is the answer to the job.
+#[tokio::test]
+async fn a_job_that_is_offered_again_hears_what_became_of_its_product() {
+    for (status, refused) in [(200, false), (413, true)] {
+        let told = Arc::new(Notify::new());
+        let studio = Uploads::start(vec![Reply::Told(told.clone(), status)]).await;
+        let state = tempfile::tempdir().unwrap();
+        {
+            let worker = Worker::start(state.path(), quick());
+            let (link, _outlet) = session(studio.address, "w-1", &[], 1);
+            worker.keep(&link, "job-1", media()).await;
+        }
+        let worker = Worker::start(state.path(), quick());
+        let (link, mut outlet) = session(studio.address, "w-1", &[], 1);
+        worker.delivery.welcomed(link.clone());
+        studio.wait_for(1).await;
+        let waiting = tokio::spawn({
+            let (delivery, link) = (worker.delivery.clone(), link.clone());
+            async move { delivery.waiting_for("job-1", &link).await }
+        });
+        // Longer than any wait of this rig: it is the session that bounds it.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(!waiting.is_finished(), "its product is being sent");
+        told.notify_one();
+        let waiting = waiting.await.unwrap();
+        match waiting {
+            Waiting::Delivered => assert!(!refused),
+            Waiting::Refused { reason } => assert!(refused && reason.contains("413"), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(
+            frames(&mut outlet).is_empty(),
+            "what is said of it is the job's to say"
+        );
+        let nothing = worker.delivery.waiting_for("job-1", &link).await;
+        assert!(matches!(nothing, Waiting::Nothing), "{nothing:?}");
+    }
 }

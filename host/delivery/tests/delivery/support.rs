@@ -28,6 +28,8 @@ pub enum Reply {
     Nothing,
     /// No answer, ever.
     Silence,
+    /// An answer once somebody says so.
+    Told(Arc<Notify>, u16),
 }
 
 #[derive(Clone)]
@@ -96,6 +98,10 @@ async fn serve(
             Reply::Header(status, header) => (status, header, ""),
             Reply::Nothing => return,
             Reply::Silence => std::future::pending().await,
+            Reply::Told(told, status) => {
+                told.notified().await;
+                (status, "x-none: 1", "because of this")
+            }
         };
         let answer = format!(
             "HTTP/1.1 {status} Whatever\r\n{header}\r\ncontent-length: {}\r\n\r\n{body}",

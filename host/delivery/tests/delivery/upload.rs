@@ -92,7 +92,7 @@ async fn a_media_type_that_the_job_knows_wins_and_a_bad_one_does_not() {
 }
 
 #[tokio::test]
-async fn a_conflict_keeps_it_aside_and_sends_nothing() {
+async fn a_conflict_keeps_it_aside_and_fails_the_job() {
     let studio = Uploads::start(vec![Reply::Status(409, "not yours")]).await;
     let state = tempfile::tempdir().unwrap();
     let worker = Worker::start(state.path(), quick());
@@ -102,7 +102,12 @@ async fn a_conflict_keeps_it_aside_and_sends_nothing() {
         panic!("{delivered:?}")
     };
     assert!(reason.contains("409"), "{reason}");
-    assert!(frames(&mut outlet).is_empty());
+    let sent = frames(&mut outlet);
+    assert_eq!(sent.len(), 1, "{sent:?}");
+    assert_eq!(
+        (&sent[0]["type"], &sent[0]["retryable"]),
+        (&"fail".into(), &true.into())
+    );
     let aside = worker.aside();
     assert_eq!((worker.waiting(), aside.len()), (0, 1));
     assert_eq!(
@@ -271,4 +276,22 @@ async fn an_upload_that_is_answered_in_time_is_none_the_worse_for_cancelling() {
     let delivered = worker.delivery.deliver(kept, &link, &cancel).await;
     assert_eq!(delivered, Delivered::Uploaded { attempts: 1 });
     assert!(frames(&mut outlet).is_empty());
+}
+
+/// The answer to an attempt that got through may be lost; the studio then says that it has a result already.
+#[tokio::test]
+async fn a_conflict_after_a_lost_answer_is_no_failure() {
+    for lost in [Reply::Nothing, Reply::Status(502, "")] {
+        let studio = Uploads::start(vec![lost, Reply::Status(409, "it is done")]).await;
+        let state = tempfile::tempdir().unwrap();
+        let worker = Worker::start(state.path(), quick());
+        let (link, mut outlet) = session(studio.address, "w-1", &[], 1);
+        let delivered = worker.deliver(&link, "job-1", media()).await;
+        assert!(
+            matches!(delivered, Delivered::KeptAside { .. }),
+            "{delivered:?}"
+        );
+        assert!(frames(&mut outlet).is_empty());
+        assert_eq!((worker.waiting(), worker.aside().len()), (0, 1));
+    }
 }
