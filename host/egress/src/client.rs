@@ -7,10 +7,6 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt;
-use url::Url;
-
-use crate::policy::names_loopback;
-
 /// How long a connection to a studio may take to stand.
 const CONNECT: Duration = Duration::from_secs(15);
 /// The whole of one exchange with a studio, upload included: 100 MB at 2 MB/s fit. Larger keeps a finished result from
@@ -64,28 +60,15 @@ pub(crate) fn base_builder() -> Result<reqwest::ClientBuilder, ClientError> {
         .tcp_nodelay(true))
 }
 
-/// For talking to a studio: 60 s in all, no redirects, since each request carries the worker's token. A proxy that the
-/// environment names is used; for a studio on this machine take [`studio_client_for`].
+/// For talking to a studio: 60 s in all, no redirects, since each request carries the worker's token. No proxy either,
+/// whatever the environment names: the session's socket goes straight, and what goes another way would fail alone.
 ///
 /// # Errors
 /// When TLS cannot be set up.
 pub fn studio_client() -> Result<reqwest::Client, ClientError> {
-    Ok(studio_builder()?.build()?)
-}
-
-/// [`studio_client`] for the studio at `base`: one on loopback is never asked for through a proxy.
-///
-/// # Errors
-/// When TLS cannot be set up.
-pub fn studio_client_for(base: &Url) -> Result<reqwest::Client, ClientError> {
-    let builder = studio_builder()?;
-    let local = base.host().is_some_and(|host| names_loopback(&host));
-    let builder = if local { builder.no_proxy() } else { builder };
-    Ok(builder.build()?)
-}
-
-fn studio_builder() -> Result<reqwest::ClientBuilder, ClientError> {
     Ok(base_builder()?
         .connect_timeout(CONNECT)
-        .timeout(STUDIO_TOTAL))
+        .timeout(STUDIO_TOTAL)
+        .no_proxy()
+        .build()?)
 }

@@ -21,7 +21,7 @@ mod sink;
 mod transfer;
 
 pub use address::{AddressRefusal, check_address};
-pub use client::{ClientError, studio_client, studio_client_for, tls_config};
+pub use client::{ClientError, studio_client, tls_config};
 pub use credentials::{BadToken, Credential, is_at};
 pub use download::{DownloadCounts, Downloaded, Egress, OnProgress, Wanted};
 pub use error::{DownloadError, shown_url};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 use url::Url;
-use worker_egress::{DownloadError, Egress, Policy, Wanted, shown_url, studio_client_for};
+use worker_egress::{DownloadError, Egress, Policy, Wanted, shown_url, studio_client};
 use worker_wire::{PluginUpdate, StudioAccount};
 
 /// How long all tries of one fetch may take. Longer lets a slow host keep later updates waiting; shorter gives up on slow lines.
@@ -97,7 +97,7 @@ impl Fetch<'_> {
     async fn from_studio(&self, url: &Url) -> Result<Answer, FetchError> {
         let shown = shown_url(url.as_str());
         let unfetched = |what: String| FetchError::Unfetched(format!("{shown} {what}"));
-        let client = studio_client_for(url).map_err(|error| unfetched(error.to_string()))?;
+        let client = studio_client().map_err(|error| unfetched(error.to_string()))?;
         let asked = client
             .get(url.clone())
             .bearer_auth(self.account.token.expose())

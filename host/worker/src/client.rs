@@ -29,7 +29,7 @@ impl Client {
         let Some(found) = Discovery::read(&paths.discovery)? else {
             return Ok(None);
         };
-        let http = worker_egress::studio_client_for(&url::Url::parse(&found.url)?)?;
+        let http = worker_egress::studio_client()?;
         Ok(Some(Self { http, found }))
     }
 

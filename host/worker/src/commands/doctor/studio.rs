@@ -27,7 +27,7 @@ pub(super) async fn checks(paths: &Paths, settings: &Settings) -> Vec<Check> {
                 Err(why) => Check::failure(
                     "studio",
                     format!("{base} {why}"),
-                    "check the address with `studio-worker config`, the network and the proxy",
+                    "check the address with `studio-worker config`, and the network; a proxy is not used",
                 ),
             });
             checks.push(identity(&IdentityFile::remote(&paths.config, base)));
@@ -51,7 +51,7 @@ fn worker(paths: &Paths) -> Check {
 
 async fn reach(base: &str) -> Result<(u16, Option<String>), String> {
     let url = url::Url::parse(base).map_err(|error| error.to_string())?;
-    let http = worker_egress::studio_client_for(&url).map_err(|error| error.to_string())?;
+    let http = worker_egress::studio_client().map_err(|error| error.to_string())?;
     let answer = http.get(url).timeout(LIMIT).send().await.map_err(|error| {
         if error.is_timeout() {
             format!("does not answer within {} s", LIMIT.as_secs())
