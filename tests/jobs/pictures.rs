@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use worker_tests::sd_cli::{argv, value_of};
-use worker_tests::{FileServer, Home, SdCli, built, media, offers};
+use worker_tests::{FileServer, Home, ScriptedStudio, SdCli, built, media, offers};
 
 #[tokio::test]
 async fn input_pictures_reach_the_program_under_names_that_tell_what_they_are() {
@@ -133,4 +133,36 @@ async fn only_the_models_loras_are_opened() {
         .await;
     let (error, retryable) = api.failure(&id).await;
     assert!(error.contains("style.zip") && !retryable, "{error}");
+}
+
+#[tokio::test]
+async fn what_a_task_has_too_much_of_is_refused_or_told() {
+    let (sd, files, studio) = (
+        SdCli::install(),
+        FileServer::start().await,
+        ScriptedStudio::start().await,
+    );
+    let home = Home::approved(&studio.base());
+    let path = sd.path();
+    let _worker = home.start_with(&built::root().join("plugins"), &sd.env(&path));
+    let mut peer = studio.welcomed().await;
+    let url = files.put("m.gguf", "GGUF");
+    let model = || offers::model_file("diffusion-model", &url, "m.gguf");
+    let picture = files.put("a.png", media::png(64, 64));
+    let lone = offers::sd_image("job-1", vec![model()], &json!({"maskUrl": picture}));
+    peer.accepted(&lone).await;
+    let (error, retryable) = peer.expect_fail().await;
+    assert!(error.contains("task.maskUrl") && !retryable, "{error}");
+    assert!(sd.runs().is_empty());
+
+    let two = vec![
+        model(),
+        offers::model_file("diffusion-model", &url, "other.gguf"),
+    ];
+    let task = json!({"refImageUrl": picture, "initImageUrl": picture});
+    peer.accepted(&offers::sd_image("job-2", two, &task)).await;
+    let line = peer.logged("initImageUrl is not used").await;
+    assert!(line.to_string().contains("other.gguf"), "{line}");
+    assert_eq!(line["level"], "warn", "{line}");
+    studio.called("complete", 1).await;
 }

@@ -128,7 +128,7 @@ fn mode(options: &mut Options, source: &Source) -> Result<(), Failure> {
         return Ok(());
     }
     match source {
-        Source::Nothing | Source::LoneMask => Ok(()),
+        Source::Nothing => Ok(()),
         Source::Initial { .. } => options.text("-M", "img2img"),
         Source::Reference { .. } => options.text("-M", "edit"),
     }
@@ -136,7 +136,7 @@ fn mode(options: &mut Options, source: &Source) -> Result<(), Failure> {
 
 fn pictures(options: &mut Options, source: &Source) -> Result<(), Failure> {
     let mask = match source {
-        Source::Nothing | Source::LoneMask => return Ok(()),
+        Source::Nothing => return Ok(()),
         Source::Reference { mask, .. } => {
             options.need("-r", Slot::Picture)?;
             mask

@@ -32,16 +32,17 @@ fn known(model: &str) -> Option<Value> {
 /// Z-Image-Turbo, four-bit, with its text encoder and VAE.
 fn z_image_turbo() -> Value {
     const HUB: &str = "https://huggingface.co";
-    let file = |role: &str, repository: &str, path: &str| {
+    let file = |role: &str, repository: &str, path: &str, bytes: u64| {
         let filename = path.rsplit('/').next().unwrap_or(path);
-        json!({ "role": role, "url": format!("{HUB}/{repository}/resolve/main/{path}"), "filename": filename })
+        let url = format!("{HUB}/{repository}/resolve/main/{path}");
+        json!({ "role": role, "url": url, "filename": filename, "approxBytes": bytes })
     };
     json!({
         "engine": "sd-cpp",
         "files": [
-            file("diffusion-model", "leejet/Z-Image-Turbo-GGUF", "z_image_turbo-Q4_K.gguf"),
-            file("text-encoder", "unsloth/Qwen3-4B-Instruct-2507-GGUF", "Qwen3-4B-Instruct-2507-Q4_K_M.gguf"),
-            file("vae", "Comfy-Org/Lumina_Image_2.0_Repackaged", "split_files/vae/ae.safetensors"),
+            file("diffusion-model", "leejet/Z-Image-Turbo-GGUF", "z_image_turbo-Q4_K.gguf", 3_860_000_000),
+            file("text-encoder", "unsloth/Qwen3-4B-Instruct-2507-GGUF", "Qwen3-4B-Instruct-2507-Q4_K_M.gguf", 2_500_000_000),
+            file("vae", "Comfy-Org/Lumina_Image_2.0_Repackaged", "split_files/vae/ae.safetensors", 335_000_000),
         ],
         "cliDefaults": { "cfgScale": 1.0, "steps": 8, "width": 1024, "height": 1024, "samplingMethod": "euler" },
     })

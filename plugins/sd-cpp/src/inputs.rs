@@ -3,7 +3,6 @@
 //! The program chooses its decoder by a file's extension, and the URLs of studios lie about it, so each file is shown to it
 //! under a name made from what the content is.
 
-use studio_plugin::log::Level;
 use studio_plugin::{Context, Download, Entry, Failure, File, ImageTask, Piece};
 
 use crate::choices;
@@ -16,8 +15,6 @@ const LARGEST: u64 = 64 * 1024 * 1024;
 pub(crate) enum Source {
     #[default]
     Nothing,
-    /// A mask with nothing that it could mask; it does not count.
-    LoneMask,
     /// A picture to start from, and how far to go from it.
     Initial {
         url: String,
@@ -64,15 +61,27 @@ impl Source {
                 strength: choices::strength(task)?,
                 mask,
             }),
-            (None, None) if mask.is_some() => Ok(Self::LoneMask),
+            (None, None) if mask.is_some() => Err(Failure::permanent(
+                "task.maskUrl needs a picture that it masks: give initImageUrl or refImageUrl too, or no mask",
+            )),
             (None, None) => Ok(Self::Nothing),
+        }
+    }
+
+    /// What of the task's pictures does not count, in words.
+    pub(crate) fn ignored(&self) -> Option<&'static str> {
+        match self {
+            Self::Reference {
+                ignored: Some(_), ..
+            } => Some("initImageUrl is not used beside refImageUrl"),
+            _ => None,
         }
     }
 
     /// The picture's title and URL, and the mask's URL.
     fn wanted(&self) -> Option<(&'static str, &str, Option<&str>)> {
         match self {
-            Self::Nothing | Self::LoneMask => None,
+            Self::Nothing => None,
             Self::Initial { url, mask, .. } => Some(("initial picture", url, mask.as_deref())),
             Self::Reference { url, mask, .. } => Some(("reference picture", url, mask.as_deref())),
         }
@@ -81,24 +90,9 @@ impl Source {
 
 /// Fetches the task's pictures; none of them is ever left out.
 pub(crate) async fn fetch(context: &Context, source: &Source) -> Result<Held, Failure> {
-    if *source == Source::LoneMask {
-        context.note(
-            Level::Warn,
-            "the task has a maskUrl and no picture that it could mask; the mask is not used",
-        );
-    }
     let Some((title, url, mask)) = source.wanted() else {
         return Ok(Held::default());
     };
-    if let Source::Reference {
-        ignored: Some(_), ..
-    } = source
-    {
-        context.note(
-            Level::Warn,
-            "the task has an initial and a reference picture; the reference counts",
-        );
-    }
     let downloads = [Some(url), mask]
         .into_iter()
         .flatten()
@@ -196,7 +190,8 @@ mod tests {
                 .message
                 .contains("task.denoise")
         );
-        assert_eq!(of(r#""maskUrl":"m""#).unwrap(), Source::LoneMask);
+        let failure = of(r#""maskUrl":"m""#).unwrap_err();
+        assert!(failure.message.contains("task.maskUrl") && !failure.retryable);
     }
 
     #[test]

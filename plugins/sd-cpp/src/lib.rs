@@ -179,8 +179,22 @@ async fn run_command(
     })
 }
 
-/// What was really used.
+/// What was really used, and what of the order was not.
 fn facts(finished: Finished, plan: &Plan, (width, height): (u32, u32)) -> Finished {
+    let surplus = &plan.weights.surplus;
+    let surplus = (!surplus.is_empty()).then(|| {
+        format!(
+            "not used, their role is taken already: {}",
+            surplus.join(", ")
+        )
+    });
+    let ignored = plan.source.ignored().map(str::to_owned);
+    let left_out: Vec<String> = surplus.into_iter().chain(ignored).collect();
+    let finished = if left_out.is_empty() {
+        finished
+    } else {
+        finished.fact("warning", left_out.join("; "))
+    };
     finished
         .fact("seed", plan.seed)
         .fact("width", width)

@@ -13,7 +13,6 @@
 //! So a model may have several files of that role, one per option. Otherwise the first file of a role counts, except LoRAs,
 //! of which all do. A role that the program has no use for is refused: what the studio sent was meant to matter.
 
-use studio_plugin::log::Level;
 use studio_plugin::{Context, Download, Failure, File, ModelFile, ModelSource};
 
 use crate::probe::Probe;
@@ -176,13 +175,6 @@ impl Lora {
 
 /// Fetches the model's files.
 pub(crate) async fn fetch(context: &Context, weights: &Weights) -> Result<Held, Failure> {
-    if !weights.surplus.is_empty() {
-        let names = weights.surplus.join(", ");
-        context.note(
-            Level::Warn,
-            &format!("not used, their role is taken already: {names}"),
-        );
-    }
     let downloads = weights
         .parts
         .iter()
