@@ -148,7 +148,15 @@ async fn a_studio_alone_serves_workers_elsewhere() {
     worker.connected().await;
     let out = studio_home.path("out.wav");
     studio_home
-        .run(&["submit", "audio_tts", "hello", "-o", out.to_str().unwrap()])
+        .run(&[
+            "submit",
+            "audio_tts",
+            "hello",
+            "--model",
+            "synthetic",
+            "-o",
+            out.to_str().unwrap(),
+        ])
         .await
         .ok();
     media::wav(&std::fs::read(out).unwrap());
@@ -229,4 +237,25 @@ async fn status_tells_people_and_scripts() {
         "{shown}"
     );
     assert!(!shown.contains("tok"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_new_threshold_holds_at_once() {
+    let studio = ScriptedStudio::start().await;
+    let home = Home::approved(&studio.base());
+    let worker = home.start();
+    let mut peer = studio.welcomed().await;
+    let api = worker.connected().await;
+    assert_eq!(api.get("/daemon/status").await["vramThresholdGb"], 12.0);
+    let told = home.run(&["set-threshold", "7.5"]).await.ok();
+    assert!(told.contains("up to 7.5 GiB from now on"), "{told}");
+    assert_eq!(api.get("/daemon/status").await["vramThresholdGb"], 7.5);
+    let mut large = offers::image("job-1", "x");
+    large["vramGbEstimate"] = json!(8);
+    let (code, reason) = peer.rejected(&large).await;
+    assert_eq!(code, "insufficient_memory", "{reason}");
+    assert!(reason.contains("7.50"), "{reason}");
+    worker.stop().await;
+    let told = home.run(&["set-threshold", "9"]).await.ok();
+    assert!(!told.contains("from now on"), "nobody runs: {told}");
 }

@@ -15,6 +15,8 @@ async fn what_cannot_be_meant_is_a_usage_error() {
         &["submit", "image"],
         &["submit", "image", "x", "--offer", "f.json"],
         &["submit", "image", "x", "--set", "novalue"],
+        &["submit", "image", "x", "--vram-gb", "-1"],
+        &["submit", "image", "x", "--vram-gb", "NaN"],
         &["submit", "image", "x", "--no-wait", "-o", "x.webp"],
         &["cancel"],
         &["cancel", "../x"],

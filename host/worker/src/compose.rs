@@ -43,16 +43,18 @@ async fn compose(
         .and_then(|source| source.get("engine"))
         .and_then(Value::as_str);
     let (engine, model) = choose(generation, &kind, model, asked)?;
-    options
-        .entry("model")
-        .or_insert_with(|| model.clone().into());
+    if !model.is_empty() {
+        options
+            .entry("model")
+            .or_insert_with(|| model.clone().into());
+    }
     let composed = engine
         .compose(&kind, &text, &Value::Object(options).to_string())
         .await;
     match composed {
         Ok(Ok((task, model_source))) => Ok(Composed {
             model,
-            vram_gb_estimate: 0.0,
+            vram_gb_estimate: gib_of_files(&model_source),
             task,
             model_source,
         }),
@@ -65,8 +67,26 @@ async fn compose(
     }
 }
 
+/// What a model's files come to in GiB, as far as their sizes are given, which is about what they take of a GPU's memory.
+/// 0, which is "not known" to everybody who reads it, where none is.
+fn gib_of_files(model_source: &str) -> f32 {
+    const GIB: f64 = 1_073_741_824.0;
+    let source: Value = serde_json::from_str(model_source).unwrap_or_default();
+    let files = source.get("files").and_then(Value::as_array);
+    let bytes = files
+        .into_iter()
+        .flatten()
+        .filter_map(|file| file.get("approxBytes")?.as_u64())
+        .fold(0_u64, u64::saturating_add);
+    (bytes as f64 / GIB) as f32
+}
+
+/// An engine of placeholders. It must never stand in for a real model without a word, so it comes after every other engine
+/// of a kind where no model is named.
+const PLACEHOLDERS: &str = "synthetic";
+
 /// The engine for a kind: the one that a model source names, else the first that lists the model, else the first of
-/// the kind that names a model to use. A name that ends in `*` stands for any model.
+/// the kind, placeholders last. A name that ends in `*` stands for any model.
 fn choose(
     generation: &Generation,
     kind: &str,
@@ -115,9 +135,17 @@ fn choose(
                     .find(|(_, models)| models.iter().any(|name| name.ends_with('*')))
             })
             .map(|(engine, _)| ((*engine).clone(), model.clone())),
-        None => serving
-            .iter()
-            .find_map(|(engine, models)| concrete(models).map(|m| ((*engine).clone(), m))),
+        None => {
+            let is_real = |engine: &Engine| {
+                let names = &engine.description().engines;
+                !names.iter().any(|name| name == PLACEHOLDERS)
+            };
+            serving
+                .iter()
+                .find(|(engine, _)| is_real(engine))
+                .or(serving.first())
+                .map(|(engine, models)| ((*engine).clone(), concrete(models).unwrap_or_default()))
+        }
     };
     chosen.ok_or_else(|| ComposeError::UnknownModel {
         known: serving

@@ -29,7 +29,11 @@ impl Stop {
     }
 }
 
-/// Cancelled by the first SIGINT or SIGTERM, for a command that has something to undo.
+/// Exit code of a command that a second Ctrl-C ended, as shells have it: 128 and the number of SIGINT.
+const INTERRUPTED: i32 = 130;
+
+/// Cancelled by the first SIGINT or SIGTERM, for a command that has something to undo. A second one ends the command at
+/// once, whatever it waits for.
 pub(crate) fn first() -> std::io::Result<CancellationToken> {
     let first = CancellationToken::new();
     let mut signals = Signals::new()?;
@@ -37,6 +41,8 @@ pub(crate) fn first() -> std::io::Result<CancellationToken> {
     tokio::spawn(async move {
         signals.next().await;
         told.cancel();
+        signals.next().await;
+        std::process::exit(INTERRUPTED);
     });
     Ok(first)
 }

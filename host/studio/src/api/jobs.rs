@@ -42,6 +42,7 @@ struct Wish<'a> {
     text: Option<String>,
     model: Option<String>,
     options: Option<Value>,
+    vram_gb_estimate: Option<f32>,
     #[serde(borrow)]
     offer: Option<&'a RawValue>,
 }
@@ -76,10 +77,13 @@ pub(super) async fn submit(
             let options = wish
                 .options
                 .unwrap_or_else(|| Value::Object(Default::default()));
-            let composed = studio
+            let mut composed = studio
                 .compose
                 .compose(kind, text.clone(), wish.model, options)
                 .await?;
+            if let Some(given) = wish.vram_gb_estimate {
+                composed.vram_gb_estimate = given;
+            }
             Submission {
                 claim: claim(&composed)?,
                 prompt: text,
@@ -93,11 +97,12 @@ pub(super) async fn submit(
     };
     let submitted = studio.core().submit(submission);
     let (id, receipt) = submitted?;
+    let (engine, model) = studio.core().meant_for(&id).unwrap_or_default();
     if let Err(error) = receipt.committed().await {
         studio.core().unsubmit(&id);
         return Err(error.into());
     }
-    let body = Json(serde_json::json!({"jobId": id}));
+    let body = Json(serde_json::json!({"jobId": id, "engine": engine, "model": model}));
     Ok((StatusCode::CREATED, body).into_response())
 }
 

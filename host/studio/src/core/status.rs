@@ -21,6 +21,8 @@ pub(crate) struct JobStatus {
     kind: Option<String>,
     engine: Option<String>,
     model: String,
+    /// What its claim says that it takes of a GPU's memory, in GiB; 0 where that is not known.
+    vram_gb_estimate: f32,
     prompt: String,
     progress: Option<Progress>,
     attempts: u32,
@@ -72,6 +74,12 @@ impl Core {
         self.jobs.get(id)
     }
 
+    /// The engine that a job's claim names, and its model.
+    pub(crate) fn meant_for(&self, id: &JobId) -> Option<(Option<String>, String)> {
+        let row = &self.job(id)?.row;
+        Some((row.engine.clone(), row.model.clone()))
+    }
+
     /// What the studio says of one job.
     pub(crate) fn status(&self, id: &JobId) -> Option<JobStatus> {
         self.jobs.get(id).map(|job| self.status_of(job))
@@ -105,6 +113,7 @@ impl Core {
             kind: row.kind.clone(),
             engine: row.engine.clone(),
             model: row.model.clone(),
+            vram_gb_estimate: row.vram_gb,
             prompt: row.prompt.clone(),
             progress: job.progress.clone(),
             attempts: row.attempts,

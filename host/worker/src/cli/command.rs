@@ -103,6 +103,8 @@ pub(crate) enum Work {
         /// Fields of the task, in the order given.
         settings: Vec<(String, Value)>,
         model_source: Option<PathBuf>,
+        /// GPU memory that the job takes, in GiB; none: as far as the sizes of its model's files tell.
+        vram_gb: Option<f32>,
     },
     /// A file with a claim, sent as it is.
     Offer(PathBuf),

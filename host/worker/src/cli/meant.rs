@@ -118,6 +118,7 @@ fn submission(typed: TypedSubmit) -> Result<Submission, clap::Error> {
                 .map(|text| setting(text))
                 .collect::<Result<_, _>>()?,
             model_source: typed.model_source,
+            vram_gb: typed.vram_gb.map(gpu_memory).transpose()?,
         },
         _ => {
             return Err(usage(
@@ -132,6 +133,17 @@ fn submission(typed: TypedSubmit) -> Result<Submission, clap::Error> {
         json: typed.json,
         wait: !typed.no_wait,
     })
+}
+
+fn gpu_memory(given: f32) -> Result<f32, clap::Error> {
+    if given.is_finite() && given >= 0.0 {
+        Ok(given)
+    } else {
+        Err(usage(
+            ErrorKind::InvalidValue,
+            "--vram-gb takes a number of GiB that is not negative, such as --vram-gb 6.5",
+        ))
+    }
 }
 
 /// `KEY=VALUE`; a value that is no JSON is a text.

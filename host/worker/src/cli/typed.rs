@@ -187,8 +187,11 @@ pub(super) struct TypedSubmit {
     /// JSON file that says where the model's files are
     #[arg(long, value_name = "FILE")]
     pub(super) model_source: Option<PathBuf>,
+    /// GPU memory that the job takes, in GiB; without it, the sizes of the model's files as far as they are known
+    #[arg(long, value_name = "GIB")]
+    pub(super) vram_gb: Option<f32>,
     /// Send this claim as it is
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["kind", "text", "model", "settings", "model_source"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kind", "text", "model", "settings", "model_source", "vram_gb"])]
     pub(super) offer: Option<PathBuf>,
     /// File to write the result to; without it JSON is printed and a file is named after the job
     #[arg(short, long, value_name = "FILE", conflicts_with = "no_wait")]

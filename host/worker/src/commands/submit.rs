@@ -31,7 +31,7 @@ pub(crate) async fn run(paths: &Paths, submission: &Submission) -> Result<(), Fa
         });
     }
     if !submission.json {
-        eprintln!("queued {job}");
+        eprintln!("{}", told(&queued, &job));
     }
     let ended = tokio::select! {
         ended = watch(&client, &job, submission.json) => ended?,
@@ -57,7 +57,7 @@ pub(crate) async fn run(paths: &Paths, submission: &Submission) -> Result<(), Fa
 }
 
 fn order(work: &Work) -> Result<Value, Failure> {
-    let (kind, text, model, settings, model_source) = match work {
+    let (kind, text, model, settings, model_source, vram_gb) = match work {
         Work::Offer(path) => return Ok(json!({ "offer": read_claim(path)? })),
         Work::Compose {
             kind,
@@ -65,13 +65,30 @@ fn order(work: &Work) -> Result<Value, Failure> {
             model,
             settings,
             model_source,
-        } => (kind, text, model, settings, model_source),
+            vram_gb,
+        } => (kind, text, model, settings, model_source, vram_gb),
     };
     let mut options: Map<String, Value> = settings.iter().cloned().collect();
     if let Some(path) = model_source {
         options.insert("modelSource".to_owned(), read_object(path)?);
     }
-    Ok(json!({ "kind": kind, "text": text, "model": model, "options": options }))
+    Ok(json!({
+        "kind": kind, "text": text, "model": model, "options": options, "vramGbEstimate": vram_gb,
+    }))
+}
+
+/// What was queued, for whom: a person who named no model sees here which one was taken.
+fn told(queued: &Value, job: &str) -> String {
+    let part = |name: &str| {
+        let text = queued.get(name).and_then(Value::as_str).unwrap_or_default();
+        text.chars().filter(|c| !c.is_control()).collect::<String>()
+    };
+    let (engine, model) = (part("engine"), part("model"));
+    match (engine.is_empty(), model.is_empty()) {
+        (true, _) => format!("queued {job}"),
+        (false, true) => format!("queued {job} for {engine}"),
+        (false, false) => format!("queued {job} for {engine}, model {model}"),
+    }
 }
 
 fn read_claim(path: &Path) -> Result<Value, Failure> {
