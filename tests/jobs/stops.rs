@@ -171,8 +171,22 @@ async fn a_worker_that_is_killed_takes_its_programs_along() {
 }
 
 #[tokio::test]
-async fn a_refused_session_ends_the_job_with_the_worker() {
-    let mut rig = Rig::running("hang", &[], "").await;
+async fn a_session_that_ends_for_good_lets_the_job_finish_and_its_product_goes_with_the_next_start()
+{
+    let mut rig = Rig::running("slow 2000", &[], "").await;
+    rig.peer.error("internal_error").await;
+    assert_eq!(rig.worker.ended().await.code(), Some(1));
+    rig.programs_gone().await;
+    assert!(rig.studio.calls("complete").is_empty());
+    let _again = rig.home.start();
+    let _peer = rig.studio.welcomed().await;
+    let call = rig.studio.called("complete", 1).await.remove(0);
+    assert_eq!(call.path, "w-1/job-1");
+}
+
+#[tokio::test]
+async fn a_refused_session_ends_a_job_that_takes_too_long_with_the_worker() {
+    let mut rig = Rig::running("hang", &[], "drain_timeout_secs = 1").await;
     rig.peer.error("auth_failed").await;
     assert_eq!(rig.worker.ended().await.code(), Some(1));
     rig.programs_gone().await;
@@ -220,4 +234,21 @@ async fn the_studio_inside_cancels_queued_and_running_jobs() {
     assert!(error.contains("no such job"), "{error}");
     let id = api.offer(&offers::chat("after", "hi")).await;
     api.result(&id).await;
+}
+
+/// Too little memory is the usual cause of an end without a word, and nobody but the host can say what there was.
+#[tokio::test]
+async fn an_unexplained_end_tells_what_memory_there_was() {
+    let rows = [("abort", true), ("killed", true), ("fail-generate", false)];
+    for (mode, told) in rows {
+        let mut rig = Rig::running(mode, &[], "").await;
+        let (error, _) = rig.peer.expect_fail().await;
+        assert_eq!(
+            error.contains("GiB of main memory left"),
+            told,
+            "{mode}: {error}"
+        );
+        let gpu = error.contains("no GPU memory can be measured") || error.contains(" of its ");
+        assert_eq!(gpu, told, "{mode}: {error}");
+    }
 }

@@ -57,8 +57,8 @@ pub fn gib(bytes: u64) -> f64 {
 /// Measures the machine, at most every two seconds.
 #[derive(Debug)]
 pub struct Machine {
-    /// Where the NVIDIA driver's program is, if anywhere.
-    nvidia_smi: Option<PathBuf>,
+    /// Where the NVIDIA driver's program may be.
+    nvidia_smi: Vec<PathBuf>,
     sys: PathBuf,
     proc: PathBuf,
     work: PathBuf,
@@ -76,20 +76,20 @@ impl Machine {
             "/opt/bin/nvidia-smi",
             "/usr/lib/wsl/lib/nvidia-smi",
         ];
-        let nvidia_smi = places.iter().map(PathBuf::from).find(|path| path.is_file());
+        let nvidia_smi = places.iter().map(PathBuf::from);
         Self::with_roots(nvidia_smi, "/sys".into(), "/proc".into(), work)
     }
 
     /// For tests: other places to look at.
     #[must_use]
     pub fn with_roots(
-        nvidia_smi: Option<PathBuf>,
+        nvidia_smi: impl IntoIterator<Item = PathBuf>,
         sys: PathBuf,
         proc: PathBuf,
         work: PathBuf,
     ) -> Self {
         Self {
-            nvidia_smi,
+            nvidia_smi: nvidia_smi.into_iter().collect(),
             sys,
             proc,
             work,
@@ -124,7 +124,8 @@ impl Machine {
     }
 
     async fn nvidia(&self, cancel: &CancellationToken) -> Vec<Gpu> {
-        let Some(program) = &self.nvidia_smi else {
+        // Looked for each time: a driver may be installed while the worker runs.
+        let Some(program) = self.nvidia_smi.iter().find(|path| path.is_file()) else {
             return Vec::new();
         };
         let failed = *self.failed.lock().unwrap_or_else(PoisonError::into_inner);

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use worker_plugins::{Generation, Identity, contract::Platform};
 use worker_wire::{Capabilities, Extension, PluginState};
 
+use crate::gpu::GpuMemory;
 use crate::programs::Programs;
 
 /// What is known of the machine and the installation, and does not change while the worker runs.
@@ -16,10 +17,6 @@ pub struct MachineFacts {
     pub username: String,
     /// Version of the worker.
     pub agent_version: String,
-    /// Memory of the largest GPU, in GiB; 0 where unknown.
-    pub vram_total_gb: f32,
-    /// The largest job that the operator wants, in GiB.
-    pub vram_threshold_gb: f32,
     /// Whether the worker starts with the machine.
     pub auto_start: bool,
     /// Whether the worker updates itself, as the operator's file has it.
@@ -28,13 +25,14 @@ pub struct MachineFacts {
     pub start_minimised: bool,
     /// Whether it works only while nobody uses the computer, likewise.
     pub only_when_idle: bool,
-    /// Operating system and processor, as plugins see them.
+    /// Operating system and processor, as plugins see them. The GPU is not among them: it may become known later.
     pub platform: Platform,
 }
 
 /// Builds the capabilities object. Kinds come in candidate order; an engine counts while its programs are there.
 pub(crate) fn capabilities(
     facts: &MachineFacts,
+    gpu: &GpuMemory,
     generation: &Generation,
     programs: &Programs,
     takes_offers: bool,
@@ -44,8 +42,8 @@ pub(crate) fn capabilities(
         username: facts.username.clone(),
         agent_version: facts.agent_version.clone(),
         engine: "multi".to_owned(),
-        vram_total_gb: facts.vram_total_gb,
-        vram_threshold_gb: facts.vram_threshold_gb,
+        vram_total_gb: gpu.total_gb,
+        vram_threshold_gb: gpu.threshold_gb(),
         auto_enabled: takes_offers,
         auto_start: facts.auto_start,
         auto_update: facts.auto_update,

@@ -7,6 +7,7 @@
 mod capabilities;
 mod effects;
 mod finish;
+mod gpu;
 mod job;
 mod journal;
 mod offers;
@@ -19,10 +20,12 @@ mod report;
 mod secrets;
 mod slot;
 mod tally;
+mod told;
 mod witness;
 
 pub use capabilities::MachineFacts;
 pub use effects::ProgramRules;
+pub use gpu::{GpuMemory, Threshold};
 pub use journal::{Journal, JournalError, JournalStore};
 pub use offers::{OfferAnswer, Runner, RunnerParts, RunnerSettings};
 pub use plan::{Plan, PlanError, PlannedStep, plan};

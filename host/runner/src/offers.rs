@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio_util::task::TaskTracker;
 use worker_delivery::Delivery;
 use worker_egress::Egress;
 use worker_files::{ModelCache, ScratchRoot};
@@ -17,6 +18,7 @@ use worker_wire::{Capabilities, Claim, JobId, StudioLink, WorkerFrame, reject};
 
 use crate::capabilities::{MachineFacts, capabilities};
 use crate::effects::ProgramRules;
+use crate::gpu::{GpuMemory, Live, Threshold};
 use crate::job::JobRun;
 use crate::journal::JournalStore;
 use crate::programs::Programs;
@@ -29,6 +31,10 @@ use crate::witness::{JobEnd, JobReport, Witness};
 /// How long an offer waits for a result that is being handed over. The studio may offer the next job before the
 /// answer to an upload has been read; shorter would turn such offers away, longer would hold up the studio.
 const HAND_OVER: Duration = Duration::from_millis(500);
+
+/// How often journals are looked through for old ones, besides every some jobs. Shorter only touches the disk more; longer
+/// keeps what people wrote longer than the operator said.
+const PRUNE_JOURNALS: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// Text of the refusal while the worker stops. It holds the word that older studios take as passing.
 const DRAINING_TEXT: &str = "worker is busy stopping";
@@ -57,6 +63,8 @@ pub struct RunnerParts {
     pub journals: JournalStore,
     /// What the machine is.
     pub facts: MachineFacts,
+    /// Its GPU, as far as it is known.
+    pub gpu: GpuMemory,
     /// Takes the log lines that the studio is to see.
     pub log: LogSink,
     /// Bounds that the operator sets.
@@ -110,10 +118,13 @@ pub(crate) struct Shared {
     pub(crate) servers: Servers,
     pub(crate) journals: JournalStore,
     pub(crate) facts: MachineFacts,
+    pub(crate) gpu: Live,
     pub(crate) reporter: Reporter,
     pub(crate) settings: RunnerSettings,
     pub(crate) slot: Slot,
     pub(crate) tally: Tally,
+    /// Jobs that still clear up behind themselves, the one in hand among them.
+    jobs: TaskTracker,
     paused: AtomicBool,
     draining: AtomicBool,
 }
@@ -153,10 +164,12 @@ impl Runner {
             servers: parts.servers,
             journals: parts.journals,
             facts: parts.facts,
+            gpu: Live::new(parts.gpu),
             reporter: Reporter::new(parts.log),
             settings: parts.settings,
             slot: Slot::default(),
             tally: Tally::default(),
+            jobs: TaskTracker::new(),
             paused: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }))
@@ -205,8 +218,9 @@ impl Runner {
         }
         let told = (claim.job_id.clone(), link.clone(), self.0.reporter.clone());
         let run = JobRun::new(self.0.clone(), generation, engine, claim, link, reservation);
+        let jobs = self.0.jobs.clone();
         OfferAnswer::Accepted(Box::new(move || {
-            tokio::spawn(watch(tokio::spawn(run.execute()), told));
+            tokio::spawn(watch(jobs.spawn(run.execute()), told));
         }))
     }
 
@@ -310,7 +324,7 @@ impl Runner {
 
     /// Whether the operator takes jobs of this size at all.
     fn fits_when_empty(&self, claim: &Claim) -> bool {
-        claim.vram_gb_estimate <= self.0.facts.vram_threshold_gb
+        claim.vram_gb_estimate <= self.0.gpu.now().threshold_gb()
     }
 
     /// Engine plugin and model of the servers that are warm.
@@ -350,12 +364,13 @@ impl Runner {
     async fn worker_state(&self, generation: &Generation) -> WorkerState {
         let machine = self.0.programs.machine().await;
         let gib = |bytes: u64| worker_backends::gib(bytes) as f32;
+        let gpu = self.0.gpu.now();
         WorkerState {
             paused: self.paused(),
             draining: self.0.draining.load(Ordering::SeqCst),
             current_job: self.0.slot.current().map(|job| job.job_id.to_string()),
-            vram_total_gb: self.0.facts.vram_total_gb,
-            vram_threshold_gb: self.0.facts.vram_threshold_gb,
+            vram_total_gb: gpu.total_gb,
+            vram_threshold_gb: gpu.threshold_gb(),
             device_free_gb: machine.gpu.and_then(|gpu| gpu.free).map(gib),
             host_available_gb: machine.host_available.map(gib),
             warm: self.warm(),
@@ -368,10 +383,44 @@ impl Runner {
         let takes_offers = !self.paused() && !self.0.draining.load(Ordering::SeqCst);
         capabilities(
             &self.0.facts,
+            &self.0.gpu.now(),
             &self.generation(),
             &self.0.programs,
             takes_offers,
         )
+    }
+
+    /// The largest job to take from now on; the next heartbeat tells the studio. Gives it in GiB, as far as the GPU has it.
+    pub fn set_threshold(&self, threshold: Threshold) -> f32 {
+        let before = self.0.gpu.now();
+        let now = self.0.gpu.change(|gpu| gpu.threshold = threshold);
+        let gigabytes = now.threshold_gb();
+        if now != before {
+            let told = format!("the largest job to take is {gigabytes:.1} GiB from now on");
+            self.0.reporter.info(None, told);
+        }
+        gigabytes
+    }
+
+    /// Measures the GPU while its memory is not known: its driver may come up after the worker. Whether it is known now.
+    pub async fn look_at_gpu(&self) -> bool {
+        if self.0.gpu.now().total_gb > 0.0 {
+            return true;
+        }
+        let Some(found) = self.0.programs.machine().await.gpu else {
+            return false;
+        };
+        let now = self.0.gpu.change(|gpu| {
+            gpu.total_gb = worker_backends::gib(found.total) as f32;
+            gpu.name = Some(found.name);
+        });
+        let told = format!(
+            "{}: {:.1} GiB of GPU memory",
+            now.name.unwrap_or_default(),
+            now.total_gb
+        );
+        self.0.reporter.info(None, told);
+        true
     }
 
     /// The job in hand.
@@ -408,6 +457,23 @@ impl Runner {
     /// Waits until no job is in hand.
     pub async fn idle(&self) {
         self.0.slot.idle().await;
+    }
+
+    /// Waits until the files of every job are gone: a job leaves the slot before it has cleared up. Only once no job is
+    /// taken any more.
+    pub async fn cleared_up(&self) {
+        self.0.jobs.close();
+        self.0.jobs.wait().await;
+    }
+
+    /// Keeps the journals within their bounds, their age among them; runs until it is dropped.
+    pub async fn keep_journals_bounded(&self) {
+        loop {
+            tokio::time::sleep(PRUNE_JOURNALS).await;
+            let shared = self.0.clone();
+            // Only a panic there could fail it.
+            let _ = tokio::task::spawn_blocking(move || shared.journals.prune()).await;
+        }
     }
 
     /// Whether the operator paused the worker.

@@ -17,8 +17,8 @@ use worker_files::{ModelCache, ScratchRoot};
 use worker_plugins::contract::Platform;
 use worker_plugins::{Generation, Loaded, Sandbox, SandboxOptions, Serving, Source};
 use worker_runner::{
-    JournalStore, MachineFacts, PluginSecrets, ProgramRules, Programs, Runner, RunnerParts,
-    RunnerSettings, Witness,
+    GpuMemory, JournalStore, MachineFacts, PluginSecrets, ProgramRules, Programs, Runner,
+    RunnerParts, RunnerSettings, Threshold, Witness,
 };
 use worker_servers::Servers;
 use worker_session::{Identity, IdentityStore, LogShipper, SaveError};
@@ -203,7 +203,7 @@ pub(crate) async fn runner(
     delivery: Arc<Delivery>,
     log: &LogShipper,
 ) -> Result<Runner, Failure> {
-    let facts = facts(settings, &programs).await;
+    let gpu = gpu(settings, &programs).await;
     let log = log.clone();
     let network = Network::load(&paths.config)?;
     Ok(Runner::new(RunnerParts {
@@ -222,8 +222,13 @@ pub(crate) async fn runner(
                 ..worker_servers::Limits::default()
             },
         )?,
-        journals: JournalStore::open(&paths.journal, settings.prompts_in_journal)?,
-        facts,
+        journals: JournalStore::open(
+            &paths.journal,
+            settings.prompts_in_journal,
+            settings.journal_age,
+        )?,
+        facts: facts(settings),
+        gpu,
         log: Arc::new(move |entry| log.push(entry)),
         settings: RunnerSettings {
             programs: program_rules(paths, settings),
@@ -248,6 +253,7 @@ fn program_rules(paths: &Paths, settings: &Settings) -> ProgramRules {
         first_progress: set.start,
         next_progress: set.step,
         written_bytes: set.written_bytes,
+        file_bytes: settings.output_bytes,
         memory_bytes: set
             .memory_bytes
             .or_else(worker_backends::default_memory_limit),
@@ -342,7 +348,17 @@ pub(crate) fn programs(paths: &Paths, settings: &Settings) -> Result<Arc<Program
     Ok(Programs::new(&settings.models_root, &paths.programs))
 }
 
-async fn facts(settings: &Settings, programs: &Programs) -> MachineFacts {
+/// How large a job the operator takes.
+pub(crate) fn threshold(settings: &Settings) -> Threshold {
+    let gigabytes = settings.vram_threshold_gb as f32;
+    if settings.vram_threshold_is_set {
+        Threshold::Set(gigabytes)
+    } else {
+        Threshold::AtMost(gigabytes)
+    }
+}
+
+async fn gpu(settings: &Settings, programs: &Programs) -> GpuMemory {
     let gpu = programs.machine().await.gpu;
     match &gpu {
         Some(gpu) => {
@@ -354,6 +370,16 @@ async fn facts(settings: &Settings, programs: &Programs) -> MachineFacts {
             "no GPU memory can be measured: jobs are admitted without that check; `doctor` says more"
         ),
     }
+    GpuMemory {
+        total_gb: gpu
+            .as_ref()
+            .map_or(0.0, |gpu| worker_backends::gib(gpu.total) as f32),
+        name: gpu.map(|gpu| gpu.name),
+        threshold: threshold(settings),
+    }
+}
+
+fn facts(settings: &Settings) -> MachineFacts {
     MachineFacts {
         machine_name: hostname::get()
             .ok()
@@ -363,24 +389,20 @@ async fn facts(settings: &Settings, programs: &Programs) -> MachineFacts {
             .or_else(|_| std::env::var("USERNAME"))
             .unwrap_or_else(|_| "unknown".to_owned()),
         agent_version: VERSION.to_owned(),
-        vram_total_gb: gpu
-            .as_ref()
-            .map_or(0.0, |gpu| worker_backends::gib(gpu.total) as f32),
-        vram_threshold_gb: settings.vram_threshold_gb as f32,
         auto_start: settings.auto_start,
         auto_update: settings.auto_update,
         start_minimised: settings.start_minimised,
         only_when_idle: settings.only_when_idle,
-        platform: platform(gpu.map(|gpu| gpu.name)),
+        platform: platform(),
     }
 }
 
-/// The platform as plugins see it.
-pub(crate) fn platform(gpu: Option<String>) -> Platform {
+/// The platform as plugins see it, but for its GPU.
+pub(crate) fn platform() -> Platform {
     Platform {
         os: std::env::consts::OS.to_owned(),
         arch: std::env::consts::ARCH.to_owned(),
-        gpu,
+        gpu: None,
     }
 }
 

@@ -6,18 +6,20 @@ use std::time::SystemTime;
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
+use worker_config::{ConfigFile, Environment, Settings};
 use worker_plugins::Generation;
 use worker_runner::{MissingProgram, Programs, Runner};
 use worker_session::States;
 use worker_swap::Swapper;
 use worker_wire::timestamp;
 
-use crate::VERSION;
 use crate::metrics::Sources;
+use crate::{VERSION, assemble};
 
 /// What the routes show and steer.
 pub(crate) struct Control {
@@ -31,8 +33,6 @@ pub(crate) struct Control {
     pub(crate) studio: String,
     pub(crate) embedded: bool,
     pub(crate) url: String,
-    pub(crate) vram_threshold_gb: f32,
-    pub(crate) vram_total_gb: f32,
     pub(crate) started: SystemTime,
     /// Cancelled by `POST /daemon/shutdown`: the same as a first signal.
     pub(crate) shutdown: CancellationToken,
@@ -53,6 +53,7 @@ pub(crate) fn guarded_routes(control: Arc<Control>) -> Router {
         .route("/daemon/pause", post(pause))
         .route("/daemon/resume", post(resume))
         .route("/daemon/shutdown", post(shutdown))
+        .route("/daemon/threshold", post(threshold))
         .route("/daemon/plugins/history", get(crate::swapping::history))
         .route("/daemon/plugins/{action}", post(crate::swapping::act))
         .with_state(control)
@@ -78,6 +79,26 @@ async fn resume(State(control): State<Arc<Control>>) -> Json<Value> {
     Json(json!({ "paused": false }))
 }
 
+/// Reads the threshold anew from where the worker had it at its start: the environment, else the file.
+async fn threshold(State(control): State<Arc<Control>>) -> Response {
+    let path = control.config_path.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        Settings::resolve(&ConfigFile::load(&path)?, &Environment::of_process())
+    });
+    let refused = |error: String| {
+        let body = json!({ "error": { "code": "bad_configuration", "message": error } });
+        (StatusCode::CONFLICT, Json(body)).into_response()
+    };
+    match read.await {
+        Ok(Ok(settings)) => {
+            let gigabytes = control.runner.set_threshold(assemble::threshold(&settings));
+            Json(json!({ "vramThresholdGb": gigabytes })).into_response()
+        }
+        Ok(Err(error)) => refused(error.to_string()),
+        Err(error) => refused(error.to_string()),
+    }
+}
+
 async fn shutdown(State(control): State<Arc<Control>>) -> (StatusCode, Json<Value>) {
     control.shutdown.cancel();
     (StatusCode::ACCEPTED, Json(json!({ "ok": true })))
@@ -95,6 +116,7 @@ impl Control {
         let session = self.states.session().borrow().clone();
         let heartbeat = self.states.heartbeat().borrow().clone();
         let current = self.runner.current();
+        let capabilities = self.runner.capabilities();
         json!({
             "version": VERSION,
             "pid": std::process::id(),
@@ -109,8 +131,8 @@ impl Control {
             "session": session,
             "sessions": self.states.sessions(),
             "heartbeat": heartbeat,
-            "vramTotalGb": self.vram_total_gb,
-            "vramThresholdGb": self.vram_threshold_gb,
+            "vramTotalGb": capabilities.vram_total_gb,
+            "vramThresholdGb": capabilities.vram_threshold_gb,
             "currentJobId": current.as_ref().map(|job| job.job_id.to_string()),
             "currentJob": current.map(|job| json!({
                 "jobId": job.job_id.as_str(),
@@ -164,6 +186,7 @@ pub(crate) fn describe_plugins(generation: &Generation, programs: &Programs) -> 
             ("serves", json!(programs.can_serve(engine))),
             ("missing", told(&missing)),
             ("toDownload", told(&to_come)),
+            ("unasked", json!(programs.unasked(engine))),
         ];
         let mut entry = plugin_entry("engine", engine.identity());
         entry.extend(own.map(|(name, value)| (name.to_owned(), value)));

@@ -150,7 +150,8 @@ async fn dispatch(command: Command, paths: Paths, settings: Settings) -> Result<
         }
         Command::Register(_) => Ok(()),
         Command::SetThreshold { gigabytes } => {
-            commands::set_threshold::run(&paths.config, gigabytes, &mut Output::standard())
+            let output = &mut Output::standard();
+            commands::set_threshold::run(&paths, gigabytes, output).await
         }
         Command::Config { json } => {
             commands::config::run(&paths.config, json, &mut Output::standard())

@@ -24,6 +24,13 @@ const ABANDON_LIMIT: Duration = Duration::from_secs(20);
 /// either way.
 const ACK_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long the files of the last job may take to be removed. What is left then goes at the next start.
+const CLEAR_LIMIT: Duration = Duration::from_secs(20);
+
+/// How often the GPU is measured again while its memory is not known. Shorter runs its driver's program more often; longer has
+/// a studio take the worker for one without a GPU.
+const LOOK_AT_GPU: Duration = Duration::from_secs(30);
+
 /// What `run` was asked for.
 pub(crate) struct Options {
     pub(crate) paths: Paths,
@@ -66,10 +73,9 @@ pub(crate) async fn run(options: Options, stop: Stop) -> Result<(), crate::cli::
     };
     match ended {
         Some(ended) => {
-            // The studio will have no more of this worker: the job in hand has nobody to go to.
-            up.runner.drain();
-            up.runner.abandon();
-            let _ = tokio::time::timeout(ABANDON_LIMIT, up.runner.idle()).await;
+            // The studio hears no more of this worker, but what the job in hand makes is kept on disk and goes with the next
+            // start: its GPU time is not to be lost.
+            up.finish_job(&stop, drain_timeout).await;
             up.close().await;
             ended.map_err(|error| {
                 crate::cli::Failure::new(format!("the session broke: {error}"))
@@ -144,8 +150,6 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
         studio: base.to_string(),
         embedded: studio.is_some(),
         url: url.clone(),
-        vram_threshold_gb: settings.vram_threshold_gb as f32,
-        vram_total_gb: runner.capabilities().vram_total_gb,
         started: SystemTime::now(),
         shutdown: shutdown.clone(),
     });
@@ -186,10 +190,17 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
                 runner.retire_servers();
                 runner.generation()
             };
+            let gpu = async {
+                while !runner.look_at_gpu().await {
+                    tokio::time::sleep(LOOK_AT_GPU).await;
+                }
+            };
             tokio::join!(
                 programs.keep_looking(generation),
+                gpu,
                 runner.keep_retiring_servers(),
-                counting
+                counting,
+                runner.keep_journals_bounded()
             );
         }
     });
@@ -217,8 +228,15 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
 }
 
 impl Up {
-    /// Finishes the job in hand; at the limit, or at a second signal, cancels it.
+    /// Finishes the job in hand, and waits a moment for the studio to acknowledge its result.
     async fn drain(&mut self, stop: &Stop, limit: Duration) {
+        self.finish_job(stop, limit).await;
+        // A result that was sent is on disk until it is acknowledged; most are within milliseconds.
+        let _ = tokio::time::timeout(ACK_LIMIT, self.acknowledged()).await;
+    }
+
+    /// Takes no job any more and finishes the one in hand; at the limit, or at a second signal, cancels it.
+    async fn finish_job(&mut self, stop: &Stop, limit: Duration) {
         self.runner.drain();
         let in_time = tokio::select! {
             () = self.runner.idle() => true,
@@ -237,8 +255,6 @@ impl Up {
                 tracing::error!(target: "worker", "the job in hand does not end; going all the same");
             }
         }
-        // A result that was sent is on disk until it is acknowledged; most are within milliseconds.
-        let _ = tokio::time::timeout(ACK_LIMIT, self.acknowledged()).await;
     }
 
     async fn acknowledged(&self) {
@@ -261,6 +277,12 @@ impl Up {
             let _ = self.session.await;
         }
         self.runner.servers().stop().await;
+        if tokio::time::timeout(CLEAR_LIMIT, self.runner.cleared_up())
+            .await
+            .is_err()
+        {
+            tracing::warn!(target: "worker", "a job's files are not all removed; the next start removes them");
+        }
         self.delivery.stop().await;
         self.server_stop.cancel();
         let _ = self.server.await;

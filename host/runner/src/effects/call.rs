@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use worker_backends::{Clock, gib};
-use worker_files::{FileId, JobFiles, Limits};
+use worker_files::{FileId, JobFiles};
 use worker_plugins::contract::{self, Backend, Call, Entry, Failure, Header, Response, Server};
 use worker_servers::{Body, CallError, Launch, Repeat, ServerError, ShownFile, check_target};
 
@@ -111,8 +111,9 @@ pub(super) async fn make_room(tools: &Tools<'_>, asked: Option<&Launch>) {
             Some(gpu) => gpu.free,
             None => machine.host_available,
         };
-        // Where nothing can be measured, one program at a time.
-        free.is_some_and(|free| gib(free) >= f64::from(tools.vram_gb))
+        // Where nothing can be measured, or the job does not say what it takes, one program at a time.
+        let known = tools.vram_gb > 0.0;
+        free.is_some_and(|free| known && gib(free) >= f64::from(tools.vram_gb))
     };
     servers.release_memory(asked, enough).await;
 }
@@ -238,7 +239,7 @@ async fn request(
         files.assemble(&parts, MAX_BODY).await.map_err(on_disk)?
     };
     let longest = tools.shared.settings.programs.timeout;
-    let largest = Limits::default().file_bytes;
+    let largest = tools.shared.settings.files.file_bytes;
     Ok(worker_servers::Request {
         method: method(&asked.method)?,
         target: asked.target.clone(),

@@ -62,6 +62,7 @@ pub(super) async fn http(
         timeout: TIMEOUT,
         longest: tools.shared.settings.programs.timeout,
         inline: tools.engine.limits().memory_bytes / 4,
+        largest: tools.shared.settings.files.file_bytes,
         secret: &secret,
     };
     let cancel = &tools.reservation.cancel;

@@ -16,7 +16,7 @@ mod request;
 mod rules;
 mod urls;
 
-pub(crate) use perform::{Performer, Tools};
+pub(crate) use perform::{Performer, Tools, Waited};
 pub use rules::ProgramRules;
 pub(crate) use urls::OfferTexts;
 

@@ -4,7 +4,10 @@
 //! everything that touches the job's table of files is quick and goes in the order asked.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use worker_files::{FileError, FileId, JobFiles};
 use worker_plugins::Engine;
@@ -18,6 +21,35 @@ use crate::slot::Reservation;
 
 /// Longest wait that a plugin may ask for, in milliseconds. The slot is held meanwhile.
 const MAX_WAIT_MS: u32 = 60 * 60 * 1000;
+
+/// Longest that one job may wait in all, in milliseconds. More would let a plugin hold the only slot for weeks; less ends jobs
+/// that wait for somebody else's queue.
+const MAX_WAITED_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// How long a job's engine had it wait so far. The waits of one round go side by side, so a round takes as long as its longest.
+#[derive(Debug, Default)]
+pub(crate) struct Waited(AtomicU64);
+
+impl Waited {
+    /// Grants a round its waits, or none of them.
+    fn grant(&self, effects: &[Effect]) -> Result<Duration, Failure> {
+        let asked = effects.iter().filter_map(|effect| match effect {
+            Effect::Wait(milliseconds) if *milliseconds <= MAX_WAIT_MS => Some(*milliseconds),
+            _ => None,
+        });
+        let longest = u64::from(asked.max().unwrap_or(0));
+        let all = self.0.load(Ordering::Relaxed).saturating_add(longest);
+        if all > MAX_WAITED_MS {
+            return Err(too_much(
+                "milliseconds to wait in one job",
+                all,
+                MAX_WAITED_MS,
+            ));
+        }
+        self.0.store(all, Ordering::Relaxed);
+        Ok(Duration::from_millis(longest))
+    }
+}
 
 /// Most effects of one batch. A plugin that wants more can ask again.
 const MAX_EFFECTS: usize = 64;
@@ -38,6 +70,8 @@ pub(crate) struct Tools<'a> {
     pub(crate) reservation: &'a Reservation,
     /// What the studio says that the job takes of the GPU's memory, in GiB.
     pub(crate) vram_gb: f32,
+    /// What the job has waited so far.
+    pub(crate) waited: &'a Waited,
 }
 
 /// Performs the batches of one job.
@@ -68,6 +102,8 @@ impl<'a> Performer<'a> {
                 .map(|_| Outcome::Failed(refused.clone()))
                 .collect();
         }
+        let waits = self.tools.waited.grant(&effects);
+        let until = Instant::now() + waits.as_ref().map_or(Duration::ZERO, |wait| *wait);
         let mut outcomes = Vec::with_capacity(effects.len());
         for effect in effects {
             let outcome = if self.tools.reservation.cancel.is_cancelled() {
@@ -76,14 +112,23 @@ impl<'a> Performer<'a> {
                     retryable: false,
                 })
             } else {
-                self.one(effect, files).await
+                self.one(effect, files, &waits).await
             };
             outcomes.push(outcome.unwrap_or_else(Outcome::Failed));
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => {}
+            () = self.tools.reservation.cancel.cancelled() => {}
         }
         outcomes
     }
 
-    async fn one(&self, effect: Effect, files: &JobFiles) -> Result<Outcome, Failure> {
+    async fn one(
+        &self,
+        effect: Effect,
+        files: &JobFiles,
+        waits: &Result<Duration, Failure>,
+    ) -> Result<Outcome, Failure> {
         match effect {
             Effect::Fetch(downloads) => fetch::fetch(&self.tools, downloads, files)
                 .await
@@ -107,11 +152,8 @@ impl<'a> Performer<'a> {
                         MAX_WAIT_MS.into(),
                     ));
                 }
-                tokio::select! {
-                    () = tokio::time::sleep(Duration::from_millis(milliseconds.into())) => {}
-                    () = self.tools.reservation.cancel.cancelled() => {}
-                }
-                Ok(Outcome::Waited)
+                // All of a round are waited for together, at its end.
+                waits.clone().map(|_| Outcome::Waited)
             }
             Effect::Call(asked) => call::call(&self.tools, asked, files)
                 .await
@@ -173,5 +215,35 @@ pub(super) fn on_disk(error: FileError) -> Failure {
     Failure {
         message: error.to_string(),
         retryable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_go_side_by_side_and_a_job_has_only_so_many() {
+        let waited = Waited::default();
+        let round = vec![Effect::Wait(MAX_WAIT_MS); MAX_EFFECTS];
+        let hour = Duration::from_millis(MAX_WAIT_MS.into());
+        for _ in 0..24 {
+            assert_eq!(
+                waited.grant(&round),
+                Ok(hour),
+                "64 waits take as long as one"
+            );
+        }
+        let failure = waited.grant(&round).unwrap_err();
+        assert!(
+            failure.message.contains("to wait in one job"),
+            "{failure:?}"
+        );
+        assert!(waited.grant(&[Effect::Wait(1)]).is_err());
+        assert_eq!(
+            waited.grant(&[]),
+            Ok(Duration::ZERO),
+            "the rest of the job goes on"
+        );
     }
 }

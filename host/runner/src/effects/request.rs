@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 use worker_egress::{Answered, Body, Exchange, ExchangeError, HeaderSet, Spill, method};
-use worker_files::{JobFiles, Limits};
+use worker_files::JobFiles;
 use worker_plugins::contract::{Answer, Failure, Header, Repeat, Request, Response};
 
 use super::Refused;
@@ -46,6 +46,8 @@ pub(super) struct Terms<'a> {
     pub(super) longest: Duration,
     /// Bytes that an answer may bring into the plugin.
     pub(super) inline: u64,
+    /// The longest answer, in bytes.
+    pub(super) largest: u64,
     /// The value of a secret for this place.
     pub(super) secret: &'a (dyn Fn(&str) -> Result<String, Refused> + Sync),
 }
@@ -124,7 +126,7 @@ async fn prepare(
         true => bytes::Bytes::new(),
         false => files.assemble(&parts, MAX_BODY).await.map_err(on_disk)?,
     };
-    let largest = Limits::default().file_bytes;
+    let largest = terms.largest;
     Ok(Exchange {
         method: method(&request.method).map_err(not_answered)?,
         url: terms.url.clone(),

@@ -34,6 +34,8 @@ pub struct ProgramRules {
     pub next_progress: Option<Duration>,
     /// Most bytes that it may write.
     pub written_bytes: u64,
+    /// Most bytes of one file that it writes, and of what it prints where that is a result.
+    pub file_bytes: u64,
     /// Most memory, in bytes.
     pub memory_bytes: Option<u64>,
     /// Whether it is kept in a sandbox, as far as this system has one.
@@ -60,6 +62,7 @@ impl Default for ProgramRules {
             first_progress: None,
             next_progress: None,
             written_bytes: FileLimits::default().scratch_bytes,
+            file_bytes: FileLimits::default().file_bytes,
             memory_bytes: None,
             sandbox: true,
             without_sandbox: false,
@@ -95,7 +98,8 @@ impl ProgramRules {
             first_progress: self.first_progress,
             next_progress: self.next_progress,
             written_bytes: self.written_bytes,
-            file_bytes: Some(FileLimits::default().file_bytes.min(self.written_bytes)),
+            file_bytes: Some(self.file_bytes.min(self.written_bytes)),
+            stdout_bytes: self.file_bytes,
             ..Limits::default()
         }
     }
@@ -184,14 +188,17 @@ pub(crate) fn over_limit(program: &str, exit: &Exit, limits: &Limits) -> Option<
     };
     if exit.too_much_output {
         return Some(Failure {
-            message: format!("{program} printed more than a result may hold"),
+            message: format!(
+                "{program} printed more than the {} MiB that a result may hold (output_max_gb)",
+                limits.stdout_bytes >> 20
+            ),
             retryable: false,
         });
     }
     if exit.too_much_disk {
         return Some(Failure {
             message: format!(
-                "{program} was ended: it wrote more than {} MiB, or one file of more than {} MiB; program_written_mib says how much it may",
+                "{program} was ended: it wrote more than {} MiB, or one file of more than {} MiB; program_written_mib and output_max_gb say how much it may",
                 limits.written_bytes >> 20,
                 limits.file_bytes.unwrap_or(limits.written_bytes) >> 20
             ),
@@ -212,4 +219,23 @@ pub(crate) fn over_limit(program: &str, exit: &Exit, limits: &Limits) -> Option<
             seconds(limits.next_progress)
         )),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operators_bound_on_a_file_holds_for_programs() {
+        for (file_bytes, written_bytes, expected) in [(16, 32, 16), (64, 32, 32), (1, 32, 1)] {
+            let rules = ProgramRules {
+                file_bytes: file_bytes << 30,
+                written_bytes: written_bytes << 30,
+                ..ProgramRules::default()
+            };
+            let limits = rules.limits();
+            assert_eq!(limits.file_bytes, Some(expected << 30));
+            assert_eq!(limits.stdout_bytes, file_bytes << 30);
+        }
+    }
 }

@@ -4,7 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use worker_delivery::{Delivered, KeepError, Kept, MediaContent, Payload, Product};
+use worker_backends::{Gpu, gib};
+use worker_delivery::{Delivered, KeepError, Kept, MediaContent, Payload, Product, Waiting};
+use worker_plugins::contract::Failure;
 use worker_wire::WorkerFrame;
 
 use super::error::{JobError, one_line};
@@ -21,9 +23,42 @@ impl JobRun {
     pub(super) async fn deliver_what_waits(&mut self) -> bool {
         let job_id = &self.claim.job_id;
         let delivery = &self.shared.delivery;
-        let Some(kept) = delivery.waiting_for(job_id.as_str(), &self.link).await else {
-            return false;
+        let waiting = delivery.waiting_for(job_id.as_str(), &self.link);
+        let waiting = tokio::select! {
+            waiting = waiting => waiting,
+            () = self.reservation.cancel.cancelled() => {
+                let error = match self.reservation.reason() {
+                    Some(StopReason::Shutdown) => JobError::Shutdown,
+                    _ => JobError::Cancelled,
+                };
+                let payload = self.failure(&error, None);
+                self.hand_over(payload).await;
+                self.enter(Stage::Ended);
+                return true;
+            }
         };
+        let kept = match waiting {
+            Waiting::Nothing => return false,
+            Waiting::Kept(kept) => kept,
+            // The studio's answer to the upload was the answer to this job too.
+            Waiting::Delivered => {
+                self.journal
+                    .write("delivered", json!("by an earlier upload"));
+                self.enter(Stage::Ended);
+                return true;
+            }
+            Waiting::Refused { reason } => {
+                let failure = Failure {
+                    message: reason,
+                    retryable: true,
+                };
+                let payload = self.failure(&JobError::Failed(failure), None);
+                self.hand_over(payload).await;
+                self.enter(Stage::Ended);
+                return true;
+            }
+        };
+        let job_id = &self.claim.job_id;
         self.shared.reporter.info(
             Some(job_id),
             format!(
@@ -38,13 +73,42 @@ impl JobRun {
         true
     }
 
-    pub(super) fn failure(&mut self, error: &JobError) -> Payload {
+    /// What memory the machine had left, where a program's end was all that there is to say about a failure: too little is
+    /// the usual cause, and the engine cannot know.
+    pub(super) async fn memory_for(&self, error: &JobError) -> Option<String> {
+        if !self.unexplained || !matches!(error, JobError::Failed(_)) {
+            return None;
+        }
+        let machine = self.shared.programs.machine().await;
+        let gpu = match machine.gpu {
+            Some(Gpu { name, total, free }) => {
+                let free = free.map_or_else(
+                    || "an unknown part".to_owned(),
+                    |free| format!("{:.1} GiB", gib(free)),
+                );
+                format!("{name} had {free} of its {:.1} GiB free", gib(total))
+            }
+            None => "no GPU memory can be measured".to_owned(),
+        };
+        let main = machine.host_available.map(|free| {
+            format!(
+                ", and the machine had {:.1} GiB of main memory left",
+                gib(free)
+            )
+        });
+        Some(format!("{gpu}{}", main.unwrap_or_default()))
+    }
+
+    pub(super) fn failure(&mut self, error: &JobError, memory: Option<&str>) -> Payload {
         let mut message = one_line(&error.to_string());
         if message.is_empty() {
             message = format!(
                 "plugin `{}` failed without a word",
                 self.engine.identity().name
             );
+        }
+        if let Some(memory) = memory {
+            message = one_line(&format!("{message}; {memory}"));
         }
         let told = self.journal.value(&message);
         self.journal.write(
@@ -64,7 +128,11 @@ impl JobRun {
     /// Keeps the payload on disk and hands it over. The slot is free when this returns.
     pub(super) async fn hand_over(&mut self, payload: Payload) {
         self.enter(Stage::Keeping);
-        let failed = matches!(payload, Payload::Failure { .. });
+        let failure = match &payload {
+            Payload::Failure { message, retryable } => Some((message.clone(), *retryable)),
+            _ => None,
+        };
+        let failed = failure.is_some();
         let product = Product {
             job_id: self.claim.job_id.clone(),
             kind: self.claim.kind.clone(),
@@ -78,7 +146,7 @@ impl JobRun {
         };
         let kept = match self.shared.delivery.spool().keep(product).await {
             Ok(kept) => kept,
-            Err(error) => return self.cannot_keep(&error).await,
+            Err(error) => return self.cannot_keep(&error, failure).await,
         };
         self.enter(Stage::Delivering);
         let delivered = self.deliver(kept, failed).await;
@@ -107,14 +175,15 @@ impl JobRun {
         }
     }
 
-    /// The disk is full or broken: said while the session lasts, so that the studio does not wait for nothing.
-    async fn cannot_keep(&mut self, error: &KeepError) {
-        let message = one_line(&format!("the worker cannot keep the result: {error}"));
+    /// The disk is full or broken: said while the session lasts, so that the studio does not wait for nothing. A job that
+    /// has failed anyway fails as it did: that needs no disk.
+    async fn cannot_keep(&mut self, error: &KeepError, failure: Option<(String, bool)>) {
+        let trouble = one_line(&format!("the worker cannot keep the result: {error}"));
         self.shared
             .reporter
-            .error(Some(&self.claim.job_id), message.clone());
-        self.journal
-            .write("failed", json!({ "error": message, "retryable": true }));
+            .error(Some(&self.claim.job_id), trouble.clone());
+        self.journal.write("not-kept", json!({ "error": trouble }));
+        let (message, retryable) = failure.unwrap_or((trouble, true));
         let job_id = self.claim.job_id.to_string();
         // Where the session is over, the studio has taken the job back already.
         let _ = self
@@ -122,7 +191,7 @@ impl JobRun {
             .send(WorkerFrame::Fail {
                 job_id,
                 error: message,
-                retryable: true,
+                retryable,
             })
             .await;
     }

@@ -17,6 +17,7 @@ use worker_wire::{Claim, Extension, PluginUsed, ServedBy, StudioLink, WorkerFram
 use self::error::JobError;
 use self::hand_over::payload_of;
 pub(crate) use self::steps::undeclared;
+use crate::effects::Waited;
 use crate::finish::{FinishError, Ready};
 use crate::journal::Journal;
 use crate::offers::Shared;
@@ -67,6 +68,10 @@ pub(crate) struct JobRun {
     touched: bool,
     /// What the engine asked for that no plugin may ask for.
     invalid: Option<String>,
+    /// Set while the last program ended by a signal, or badly and without a word.
+    unexplained: bool,
+    /// How long the engine had the job wait in all, in milliseconds.
+    waited: Waited,
 }
 
 impl JobRun {
@@ -92,6 +97,8 @@ impl JobRun {
             subject,
             touched: false,
             invalid: None,
+            unexplained: false,
+            waited: Waited::default(),
         }
     }
 
@@ -140,7 +147,10 @@ impl JobRun {
                 self.shared.reporter.info(Some(&self.claim.job_id), told);
                 payload_of(ready)
             }
-            Err(error) => self.failure(&error),
+            Err(error) => {
+                let memory = self.memory_for(&error).await;
+                self.failure(&error, memory.as_deref())
+            }
         };
         self.hand_over(payload).await;
         self.enter(Stage::Ended);

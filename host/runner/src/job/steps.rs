@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use worker_files::JobFiles;
 use worker_plugins::Engine;
-use worker_plugins::contract::{Effect, Finished, Job, Next, Outcome, Provenance};
+use worker_plugins::contract::{Effect, Finished, Job, Next, Outcome, Platform, Provenance};
 
 use super::error::JobError;
 use super::{JobRun, Stage, used};
@@ -46,6 +46,13 @@ impl JobRun {
         let Finished { output, facts } = finished;
         let told = self.journal.value(&facts);
         self.journal.write("finished", json!({ "facts": told }));
+        for (_, text) in facts.iter().filter(|(name, _)| name == WARNING) {
+            let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            let text = text.chars().filter(|c| !c.is_control()).take(WARNING_CHARS);
+            let plugin = &self.engine.identity().name;
+            let told = format!("{plugin}: {}", text.collect::<String>());
+            self.shared.reporter.warn(Some(&self.claim.job_id), told);
+        }
         let provenance = Provenance {
             generation: self.generation.id().to_owned(),
             plugins: self
@@ -134,6 +141,7 @@ impl JobRun {
                 link: &self.link,
                 reservation: &self.reservation,
                 vram_gb: self.claim.vram_gb_estimate,
+                waited: &self.waited,
             });
             // A job that asks for nothing costs the disk nothing.
             if files.is_none() {
@@ -143,6 +151,8 @@ impl JobRun {
                 continue;
             };
             let outcomes = performer.perform(effects, files).await;
+            let ends = outcomes.iter().filter_map(unexplained);
+            self.unexplained = ends.last().unwrap_or(false);
             for outcome in &outcomes {
                 self.journal.write(
                     "outcome",
@@ -175,7 +185,10 @@ impl JobRun {
             entropy: getrandom::u64().map_err(|error| JobError::Entropy(error.to_string()))?,
             settings: self.engine.settings().to_owned(),
             backends: self.shared.programs.statuses(&self.engine),
-            platform: self.shared.facts.platform.clone(),
+            platform: Platform {
+                gpu: self.shared.gpu.now().name,
+                ..self.shared.facts.platform.clone()
+            },
         })
     }
 }
@@ -187,6 +200,21 @@ fn starts_something(effect: &Effect) -> bool {
         Effect::Fetch(_) | Effect::Read(_) | Effect::Write(_) | Effect::Wait(_) => false,
     }
 }
+
+/// For a program's end: whether it was by a signal, or bad and without a word. None for anything else.
+fn unexplained(outcome: &Outcome) -> Option<bool> {
+    let Outcome::Exited(exit) = outcome else {
+        return None;
+    };
+    let silent = exit.code != Some(0) && exit.stderr_tail.trim().is_empty();
+    Some(exit.signal.is_some() || silent)
+}
+
+/// Name of the fact with which an engine tells what it left out or could not heed. The studio sees it as a line of the log.
+const WARNING: &str = "warning";
+
+/// Longest warning that is passed on, in characters.
+const WARNING_CHARS: usize = 500;
 
 /// The first program asked for that the engine never declared.
 pub(crate) fn undeclared(engine: &Engine, effects: &[Effect]) -> Option<String> {
