@@ -48,6 +48,7 @@ fn words_and_settings_become_one_submission() {
                 ("tags".into(), serde_json::json!([1])),
             ],
             model_source: None,
+            vram_gb: None,
         }
     );
     assert!(submission.wait && submission.output.is_some());
