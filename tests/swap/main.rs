@@ -17,3 +17,5 @@ mod probation;
 mod push;
 mod shadowing;
 mod support;
+mod trust;
+mod trusted;

@@ -51,6 +51,12 @@ pub(crate) fn bomb(bytes: &[u8]) -> Vec<u8> {
     all
 }
 
+/// The same plugin with another version.
+pub(crate) fn at_version(bytes: &[u8], version: &str) -> Vec<u8> {
+    let bare = without_section(bytes, "version");
+    with_section(&bare, "version", version.as_bytes())
+}
+
 /// SHA-256 in hexadecimal.
 pub(crate) fn digest(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))

@@ -16,6 +16,7 @@ use crate::policy::DEFAULT_FILE_MIB;
 use crate::prepare::{Bytes, Candidate, Plugged, check_name, split, stem};
 use crate::refusal::{Broken, Refusal, Rule};
 use crate::sandbox::Sandbox;
+use crate::terms::SignatureSeen;
 
 /// Why a file could not be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +69,8 @@ pub struct Inspection {
     pub imports: Vec<String>,
     /// Names of its exports.
     pub exports: Vec<String>,
+    /// Who signed it, by the keys of the `plugins.toml` beside it.
+    pub signature: SignatureSeen,
     /// What it asks for.
     pub asks: Asked,
     /// Rules that it would be seen to break before anything of it is run; WASI imports count as allowed.
@@ -125,7 +128,14 @@ pub fn inspect(path: &Path) -> Result<Inspection, InspectError> {
             None
         }
     };
+    // A folder of anything else than plugins has nobody's keys.
+    let parent = split(path).map(|(parent, _)| parent).unwrap_or_default();
+    let policy = read_folder(&parent)
+        .map(|set| set.policy)
+        .unwrap_or_default();
+    let signature = SignatureSeen::of(&bytes, folder.signature_of(&name), &policy);
     Ok(Inspection {
+        signature,
         size: bytes.len() as u64,
         digest: hex::encode(Sha256::digest(&bytes)),
         name: anatomy.name,
@@ -195,6 +205,7 @@ impl fmt::Display for Inspection {
         writeln!(f, "world        {}", self.world.map_or("none", World::name))?;
         writeln!(f, "imports      {}", self.imports.join(", "))?;
         writeln!(f, "exports      {}", self.exports.join(", "))?;
+        writeln!(f, "signature    {}", self.signature)?;
         write!(f, "asks for     {}", self.asks)?;
         for problem in &self.problems {
             write!(f, "\nproblem      {problem}")?;
@@ -229,6 +240,6 @@ impl fmt::Display for Validated {
                 .collect();
             write!(f, " for {}", extensions.join(", "))?;
         }
-        Ok(())
+        write!(f, ", {}", inspection.signature)
     }
 }

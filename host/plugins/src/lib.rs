@@ -57,4 +57,4 @@ pub use prepare::Plugged;
 pub use refusal::{Broken, Lacks, Refusal, Rule};
 pub use sandbox::{Sandbox, SandboxError, SandboxOptions};
 pub use serving::Serving;
-pub use terms::{Against, Origin, Signature, Terms};
+pub use terms::{Against, Origin, Signature, SignatureSeen, Terms, is_version};

@@ -39,6 +39,13 @@ pub struct Print {
     signature: Option<Box<Print>>,
 }
 
+impl Print {
+    /// Whether a signature file lies beside it.
+    pub fn is_signed(&self) -> bool {
+        self.signature.is_some()
+    }
+}
+
 /// A plugin folder, or the built-in set, with its policy as it was when it was opened.
 pub struct PluginSet {
     place: String,
@@ -123,6 +130,21 @@ impl PluginSet {
                 })
             }
             Bytes::Embedded(_) => None,
+        }
+    }
+
+    /// Whether a file lies beside a signature of other bytes, as it does while somebody replaces one after the other. Blocks.
+    pub fn is_torn(&self, file: &str) -> bool {
+        match self.read(file) {
+            Ok(Some(read)) => matches!(
+                Terms::of_operator(read.signature).check_signature(&read.bytes, &self.policy),
+                Err(Broken {
+                    rule: Rule::Signature,
+                    ..
+                })
+            ),
+            Ok(None) => false,
+            Err(broken) => broken.rule == Rule::Signature,
         }
     }
 

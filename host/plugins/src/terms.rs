@@ -52,6 +52,55 @@ impl std::fmt::Display for Signature {
     }
 }
 
+/// The same of a file that is looked at, where failing is a state too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum SignatureSeen {
+    /// It would serve with this.
+    Sound(Signature),
+    /// It would be refused.
+    Failed {
+        /// `failed`.
+        state: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl SignatureSeen {
+    /// That of an operator's own file, by the keys of a policy.
+    pub(crate) fn of(
+        bytes: &[u8],
+        signature: Result<Option<String>, Broken>,
+        policy: &Policy,
+    ) -> Self {
+        let seen = signature.and_then(|signature| {
+            let unsigned = signature.is_none();
+            let terms = Terms::of_operator(signature);
+            match terms.check_signature(bytes, policy) {
+                Err(_) if unsigned => Ok(Signature::NotSigned),
+                checked => checked.map(|(signature, _)| signature),
+            }
+        });
+        match seen {
+            Ok(signature) => Self::Sound(signature),
+            Err(broken) => Self::Failed {
+                state: "failed",
+                reason: one_line(&broken.detail, 512),
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for SignatureSeen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sound(signature) => signature.fmt(f),
+            Self::Failed { reason, .. } => write!(f, "verification failed: {reason}"),
+        }
+    }
+}
+
 /// What is known of a file beside its bytes.
 #[derive(Debug, Clone, Default)]
 pub struct Terms {
@@ -187,6 +236,11 @@ fn or_none(version: &str) -> String {
         "" => "none".to_owned(),
         version => one_line(version, 64),
     }
+}
+
+/// Whether a text is a version that can be compared with others, such as 1.2.0.
+pub fn is_version(text: &str) -> bool {
+    Version::parse(text).is_ok()
 }
 
 /// Shorter prefixes of digests could be met by chance, and could be versions.

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use minisign::{ErrorKind, PublicKey, SecretKeyBox};
 use zeroize::Zeroizing;
 
-use crate::MAX_KEY_BYTES;
+use crate::{MAX_KEY_BYTES, TrustedKey, TrustedKeys};
 
 /// What the files of a pair begin with, as `minisign` writes it.
 const SECRET_COMMENT: &str = "minisign encrypted secret key";
@@ -91,7 +91,7 @@ impl SecretKey {
         let boxed = SecretKeyBox::from_string(text.trim_end())?;
         let opened = match (is_protected(text), password) {
             (None, _) => return Err(SecretError::Malformed),
-            (Some(false), _) => boxed.into_unencrypted_secret_key(),
+            (Some(false), _) => return Self::unprotected(text),
             (Some(true), None) => return Err(SecretError::PasswordNeeded),
             (Some(true), Some(password)) => boxed.into_secret_key(Some(password.to_owned())),
         };
@@ -100,6 +100,22 @@ impl SecretKey {
             ErrorKind::KDF => error.into(),
             _ => SecretError::Malformed,
         })
+    }
+
+    /// A key without a password. The original program leaves its checksum empty, which the library's own reader takes for damage, so
+    /// that it is tried instead.
+    fn unprotected(text: &str) -> Result<Self, SecretError> {
+        let line = text.lines().nth(1).unwrap_or_default();
+        let bytes = STANDARD.decode(line.trim());
+        let bytes = Zeroizing::new(bytes.map_err(|_| SecretError::Malformed)?);
+        let key = minisign::SecretKey::from_bytes(&bytes).map_err(|_| SecretError::Malformed)?;
+        let key = Self(key);
+        let public = TrustedKey::parse(&key.public()?, None).map_err(|_| SecretError::Malformed)?;
+        let tried = key.sign(b"", "")?;
+        match crate::verify(b"", &tried, &TrustedKeys::from_iter([public])) {
+            Ok(_) => Ok(key),
+            Err(_) => Err(SecretError::Malformed),
+        }
     }
 
     /// The text of the `.pub` file that belongs to it.

@@ -238,5 +238,9 @@ fn plugin_entry(role: &str, identity: &worker_plugins::Identity) -> Map<String, 
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value.into()))
+    .chain(std::iter::once((
+        "signature".to_owned(),
+        json!(identity.signature),
+    )))
     .collect()
 }

@@ -131,6 +131,35 @@ async fn dispatch(command: Command, paths: Paths, settings: Settings) -> Result<
         Command::Plugin(Plugins::Act { action, name }) => {
             commands::swap::act(&paths, action, Wish::of(name)).await
         }
+        Command::Plugin(Plugins::Grant { name, digest, json }) => {
+            commands::swap::grant(&paths, &name, digest, json).await
+        }
+        Command::Plugin(Plugins::Keygen {
+            secret,
+            public,
+            password,
+        }) => commands::trust::keygen(&secret, &public, &password),
+        Command::Plugin(Plugins::Sign {
+            files,
+            secret,
+            password,
+            replaces,
+        }) => commands::trust::sign(&files, &secret, &password, replaces.as_deref()),
+        Command::Plugin(Plugins::Verify {
+            file,
+            key_files,
+            keys,
+            signature,
+            json,
+        }) => {
+            let wanted = commands::trust::Wanted {
+                file: &file,
+                key_files: &key_files,
+                keys: &keys,
+                signature: signature.as_deref(),
+            };
+            commands::trust::verify(&paths, &wanted, json).await
+        }
         Command::Plugin(Plugins::History { name, json }) => {
             commands::swap::history(&paths, name.as_deref(), json).await
         }

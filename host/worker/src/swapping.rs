@@ -25,6 +25,9 @@ pub(crate) struct Wish {
     /// For `add`: where it is to be fetched, instead.
     #[serde(default)]
     pub(crate) address: Option<String>,
+    /// For `grant`: what was looked at.
+    #[serde(default)]
+    pub(crate) digest: Option<String>,
 }
 
 impl Wish {
@@ -34,6 +37,7 @@ impl Wish {
             name,
             path: None,
             address: None,
+            digest: None,
         }
     }
 }
@@ -44,7 +48,9 @@ pub(crate) async fn fulfil(
     action: &str,
     wish: Wish,
 ) -> Option<Result<String, SwapError>> {
-    let Wish { name, path, .. } = wish;
+    let Wish {
+        name, path, digest, ..
+    } = wish;
     let short = |digest: &str| digest.chars().take(12).collect::<String>();
     let done = match (action, path) {
         ("rollback", _) => swapper.rollback(&name).await.map(|version| {
@@ -69,6 +75,17 @@ pub(crate) async fn fulfil(
             .remove(&name)
             .await
             .map(|()| format!("{name} is out of service; its file stays where it is")),
+        ("grant", _) => swapper
+            .grant(&name, digest.as_deref())
+            .await
+            .map(|(version, waiting)| {
+                format!(
+                    "{name} {} ({}) serves, with {}",
+                    version.version,
+                    short(&version.digest),
+                    waiting.more
+                )
+            }),
         ("add", Some(path)) => swapper.add(path).await.map(|(name, version)| {
             format!(
                 "{name} {} ({}) serves",
@@ -94,7 +111,7 @@ pub(crate) async fn act(
         Some(Ok(told)) => (StatusCode::OK, Json(json!({ "done": told }))),
         Some(Err(error)) => failed(status_of(&error), &error.to_string()),
         None => {
-            let message = "no such action; there are add, remove, rollback, pin and unpin";
+            let message = "no such action; there are add, remove, rollback, pin, unpin and grant";
             (StatusCode::BAD_REQUEST, Json(json!({ "message": message })))
         }
     }
@@ -112,9 +129,12 @@ fn added(done: Result<String, AfarError>) -> (StatusCode, Json<Value>) {
 fn status_of(error: &SwapError) -> StatusCode {
     match error {
         SwapError::Unknown(_) => StatusCode::NOT_FOUND,
-        SwapError::Refused(_) | SwapError::Pinned(_) | SwapError::NoPrevious(_) => {
-            StatusCode::CONFLICT
-        }
+        SwapError::Refused(_)
+        | SwapError::Pinned(_)
+        | SwapError::NoPrevious(_)
+        | SwapError::Waiting { .. }
+        | SwapError::NothingWaits(_)
+        | SwapError::AnotherWaits { .. } => StatusCode::CONFLICT,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -1,5 +1,5 @@
 //! Plugins that a studio pushes over the session.
 
 mod fetching;
-mod rig;
+pub(crate) mod rig;
 mod rollouts;

@@ -4,11 +4,11 @@ use std::fs;
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
-use worker_tests::component::{asking, number, with_section, without_section};
+use worker_tests::component::{asking, number, with_section};
 use worker_tests::{Home, Peer, PluginFolder, ScriptedStudio, Worker};
 use worker_trust::{KeyPair, SecretKey};
 
-use crate::support::{another, component, digest, nameless};
+use crate::support::{another, at_version, component, digest, nameless};
 
 /// Signs, and is trusted.
 pub(crate) struct Signer(KeyPair);
@@ -27,12 +27,17 @@ impl Signer {
 
     /// The text of a signature.
     pub(crate) fn sign(&self, bytes: &[u8]) -> String {
+        self.sign_with(bytes, "a test")
+    }
+
+    /// The same with a comment, which is signed too.
+    pub(crate) fn sign_with(&self, bytes: &[u8], comment: &str) -> String {
         let key = SecretKey::open(&self.0.secret, None).unwrap();
-        key.sign(bytes, "a test").unwrap()
+        key.sign(bytes, comment).unwrap()
     }
 
     /// The line that `plugins.toml` names it by.
-    fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         self.0.public.lines().last().unwrap().to_owned()
     }
 }
@@ -54,8 +59,7 @@ pub(crate) fn posing(name: &str) -> Vec<u8> {
 
 /// The good engine under another version.
 pub(crate) fn versioned(version: &str) -> Vec<u8> {
-    let bare = without_section(&good(), "version");
-    with_section(&bare, "version", version.as_bytes())
+    at_version(&good(), version)
 }
 
 /// The good engine that asks for a program besides.

@@ -118,3 +118,28 @@ fn a_build_url_is_covered_by_a_shorter_prefix() {
     given.build_urls = vec!["https://example.org/b/".into()];
     assert!(asked.grant("x", &given).is_err());
 }
+
+#[test]
+fn what_is_beyond_is_said_and_granting_it_is_enough() {
+    let asks = r#"{"programs":["a","b"],"hosts":["example.org"],"build-urls":["https://example.org/a/"],
+        "secrets":[{"name":"n","host":"example.org","path-prefix":"/"}],"limits":{"memory-mib":128,"step-ms":10}}"#;
+    let asked = asked(asks).unwrap();
+    let mut given = Permissions {
+        programs: vec!["a".into()],
+        build_urls: vec!["https://example.org/".into()],
+        ..Permissions::default()
+    };
+    // Tighter than the default: what is granted on top lifts that too.
+    given.limits.step_ms = Some(5);
+    let lacks = asked.grant("x", &given).unwrap_err().lacks.unwrap();
+    assert_eq!(lacks.asked, asked);
+    assert_eq!(
+        lacks.more.to_string(),
+        "programs b; hosts example.org; secret n on example.org/; memory-mib 128; step-ms 10"
+    );
+    let given = given.with(&asked);
+    assert!(asked.beyond(&given).is_nothing());
+    let (grants, limits) = asked.grant("x", &given).unwrap();
+    assert_eq!(grants.programs, ["a", "b"]);
+    assert_eq!((limits.memory_bytes, limits.step_ms), (128 << 20, 10));
+}

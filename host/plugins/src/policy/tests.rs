@@ -97,3 +97,41 @@ fn errors_name_line_and_key_and_quote_nothing() {
         );
     }
 }
+
+#[test]
+fn keys_pins_and_locks() {
+    let line = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+    let policy = Policy::parse(&format!(
+        r#"
+        keys = ["{line}", {{ key = "{line}", name = "studio" }}]
+        require-signature = true
+        [plugins.a]
+        locked = true
+        pinned = "1.2.0"
+        [plugins.b]
+        pinned = "ABCDEF012345"
+        "#
+    ))
+    .unwrap();
+    let keys: Vec<String> = policy.keys.iter().map(ToString::to_string).collect();
+    assert_eq!(keys, ["E7620F1842B4E81F", "E7620F1842B4E81F (studio)"]);
+    assert!(policy.require_signature);
+    let given = policy.permissions("a");
+    assert!(given.locked);
+    assert_eq!(given.pinned.as_deref(), Some("1.2.0"));
+    let pinned = policy.permissions("b").pinned;
+    assert_eq!(pinned.as_deref(), Some("abcdef012345"));
+    for (text, key) in [
+        ("keys = 1", "keys"),
+        ("keys = [\"hunter2\"]", "keys"),
+        ("keys = [{ name = \"a\" }]", "keys"),
+        ("keys = [{ kee = \"a\" }]", "keys.kee"),
+        ("require-signature = \"no\"", "require-signature"),
+        ("[plugins.a]\npinned = \"1.2\"", "plugins.a.pinned"),
+        ("[plugins.a]\nlocked = 1", "plugins.a.locked"),
+    ] {
+        let error = Policy::parse(text).unwrap_err();
+        assert_eq!(error.key, key, "{text}");
+        assert!(!error.to_string().contains("hunter2"));
+    }
+}

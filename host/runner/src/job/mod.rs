@@ -226,10 +226,9 @@ impl JobRun {
             generation: self.generation.id().to_owned(),
             plugins: self.plugins_used().map(used).collect(),
         };
-        let plugins: Vec<_> = by
-            .plugins
-            .iter()
-            .map(|one| json!({"name": one.name, "version": one.version, "sha256": one.digest}))
+        let plugins: Vec<_> = self
+            .plugins_used()
+            .map(|one| json!({"name": one.name, "version": one.version, "sha256": one.digest, "signature": one.signature}))
             .collect();
         let body = json!({
             "job": self.claim.job_id.as_str(),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use worker_plugins::{Broken, Generation, Plugged, PluginSet, ReadOnce, Stored};
+use worker_plugins::{Broken, Generation, Plugged, PluginSet, ReadOnce, Rule, Stored};
 use worker_runner::{Again, JobEnd, JobReport, Witness};
 
 use super::live::identities;
@@ -201,6 +201,10 @@ impl Swapper {
         entry.probation = None;
         let (papers, why) = (entry.papers.clone(), "rolled back by the operator");
         next.book.note(name, &before, "active", why);
+        if let Some(now) = &now {
+            // The operator's word stands: what was rolled back does not come again by itself.
+            next.book.replaced(name, &before.digest, &now.digest, false);
+        }
         self.commit(&mut inner, next).await?;
         let from = |version: &Version| {
             let papers = papers.get(&version.digest).cloned();
@@ -263,6 +267,8 @@ impl Swapper {
             next.book.plugins.remove(name);
         }
         if let Some(active) = &active {
+            // From afar it does not come back as something older.
+            next.book.trusted(name, active);
             next.book.note(name, active, "removed", why);
         }
         next.serving.remove(name);
@@ -316,7 +322,7 @@ impl Swapper {
     ) -> Result<Option<worker_plugins::Probed>, Broken> {
         let (kept, wanted, digest) = (self.kept.clone(), name.to_owned(), version.digest.clone());
         let stored = tokio::task::spawn_blocking(move || Stored::again(&kept, &wanted, &digest));
-        let interrupted = |_| worker_plugins::Rule::Readable.broken("reading it was interrupted");
+        let interrupted = |_| Rule::Readable.broken("reading it was interrupted");
         let stored = stored.await.map_err(interrupted)??;
         let terms = self.terms_of(papers, &papers.from);
         prepare(&self.options.sandbox, set, stored, terms).await
@@ -328,6 +334,7 @@ impl Swapper {
         let _work = self.work.lock().await;
         let names = self.inner.lock().await.known_names();
         let mut plugged: Vec<(String, Option<Plugged>, bool)> = Vec::new();
+        let mut distrusted = Vec::new();
         for name in names {
             let entry = self.inner.lock().await.book.plugins.get(&name).cloned();
             let Some(entry) = entry else { continue };
@@ -338,6 +345,13 @@ impl Swapper {
                 let again = self.again_under(&set, &name, &version, &papers).await;
                 let again = again.map_err(|broken| broken.by(&format!("{name}.wasm")));
                 let again = again.unwrap_or_else(|refusal| {
+                    let is_signature = matches!(
+                        refusal.rule,
+                        Rule::NotSigned | Rule::UnknownKey | Rule::Signature
+                    );
+                    if is_signature && is_active {
+                        distrusted.push((name.clone(), refusal.to_string()));
+                    }
                     tracing::warn!(target: "plugins", "{refusal}; out of service by the new plugins.toml");
                     None
                 });
@@ -358,11 +372,45 @@ impl Swapper {
                 None => drop(to.remove(&name)),
             }
         }
+        let mut told = Vec::new();
+        for (name, why) in distrusted {
+            told.extend(next.distrust(&name, &why));
+        }
         next.set = set;
         next.forget_handled();
         self.commit(&mut inner, next).await?;
+        drop(inner);
+        for (name, version, why, from) in told {
+            self.tell(&name, &version, State::RolledBack, &why, &from);
+        }
         tracing::info!(target: "plugins", generation = self.serving.current().id(), "the new plugins.toml applies");
         Ok(())
+    }
+}
+
+impl Inner {
+    /// What serves is signed by nobody whom the operator still trusts: the version before serves, where that one may.
+    fn distrust(&mut self, name: &str, why: &str) -> Option<(String, Version, String, Sender)> {
+        let older = self.older.remove(name);
+        self.trials.remove(name);
+        let entry = self.book.plugins.get_mut(name)?;
+        let bad = entry.active.take()?;
+        let from = entry.papers_of(&bad.digest).from;
+        entry.probation = None;
+        entry.active = entry.previous.take().filter(|_| older.is_some());
+        entry.tidy();
+        if let Some(older) = older {
+            self.serving.insert(name.to_owned(), older);
+        }
+        let asking = Asking {
+            digest: bad.digest.clone(),
+            version: bad.version.clone(),
+            from: from.clone(),
+            state: Asked::RolledBack(why.to_owned()),
+        };
+        self.asking.insert(name.to_owned(), asking);
+        self.book.note(name, &bad, "rolled-back", why);
+        Some((name.to_owned(), bad, why.to_owned(), from))
     }
 }
 

@@ -23,6 +23,15 @@ impl Swapper {
         let _work = self.work.lock().await;
         let waiting = self.waiting(name).await;
         let mut waiting = waiting.ok_or_else(|| SwapError::NothingWaits(name.to_owned()))?;
+        if self
+            .book()
+            .await
+            .plugins
+            .get(name)
+            .is_some_and(|entry| entry.pinned)
+        {
+            return Err(SwapError::Pinned(name.to_owned()));
+        }
         let waits = waiting.version.digest.clone();
         if digest.is_some_and(|digest| digest != waits) {
             return Err(SwapError::AnotherWaits {

@@ -105,7 +105,16 @@ impl Swapper {
             let seen = looks.prints.get(file).filter(|(seen, _)| *seen == print);
             let since = seen.map_or(now, |(_, since)| *since);
             looks.prints.insert(file.to_owned(), (print.clone(), since));
-            if now.duration_since(since) < settled {
+            let rest = now.duration_since(since);
+            // Of a pair that does not fit, one half may be on its way.
+            let patience = match print.is_signed()
+                && rest < settled * GONE_FACTOR
+                && is_torn(&set, file).await
+            {
+                true => settled * GONE_FACTOR,
+                false => settled,
+            };
+            if rest < patience {
                 unsettled = true;
             } else if !self.read(&set, file, Some(&print)).await {
                 looks.prints.remove(file);
@@ -240,6 +249,13 @@ impl Swapper {
         }
         false
     }
+}
+
+/// Whether a file and its signature do not belong together.
+async fn is_torn(set: &Arc<PluginSet>, file: &str) -> bool {
+    let (set, file) = (set.clone(), file.to_owned());
+    let torn = tokio::task::spawn_blocking(move || set.is_torn(&file));
+    torn.await.unwrap_or(false)
 }
 
 impl Inner {

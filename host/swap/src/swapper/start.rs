@@ -433,6 +433,7 @@ impl Inner {
             Choice::File => {
                 entry.seen = Some(version.digest.clone());
                 entry.active = Some(version.clone());
+                entry.waiting = None;
                 entry.papers.insert(version.digest.clone(), papers);
                 let told = "found in place at the first start";
                 self.book.note(&name, &version, "active", told);

@@ -164,18 +164,30 @@ impl Swapper {
     ) -> Option<Result<Version, SwapError>> {
         let (name, digest) = (read.name(), read.digest());
         let papers = entry.papers_of(digest);
-        if from.is_remote() || papers.signature.as_deref() != read.signature() {
+        // What a studio brought and the operator's folder holds unsigned as well stays signed.
+        let says_less = papers.from.is_remote() && read.signature().is_none();
+        let differs = papers.signature.as_deref() != read.signature() && !says_less;
+        if from.is_remote() || differs {
             let anew = self.sign_anew(read, from, papers, &active).await;
             if let Err(broken) = anew {
                 return Some(Err(self.refuse_at_once(name, &active, broken, from).await));
             }
         }
         let mut inner = self.inner.lock().await;
-        inner.asking.remove(name);
-        if *from == Sender::Folder && entry.seen.as_deref() != Some(digest) {
+        // What another sender's candidate waits for, or broke, is shown on.
+        let same = |asking: &super::Asking| asking.from == *from || asking.digest == digest;
+        if inner.asking.get(name).is_some_and(same) {
+            inner.asking.remove(name);
+        }
+        let waits = entry.waiting.as_ref().map(|one| &one.papers.from);
+        let withdrawn = *from == Sender::Folder && waits == Some(&Sender::Folder);
+        if *from == Sender::Folder && entry.seen.as_deref() != Some(digest) || withdrawn {
             let mut book = inner.book.clone();
             if let Some(entry) = book.plugins.get_mut(name) {
                 entry.seen = Some(digest.to_owned());
+                if withdrawn {
+                    entry.waiting = None;
+                }
             }
             if self.write(&book).await.is_ok() {
                 inner.book = book;
@@ -199,6 +211,7 @@ impl Swapper {
         active: &Version,
     ) -> Result<(), Broken> {
         let name = read.name().to_owned();
+        let before = papers.from.clone();
         let papers = Papers {
             from: if from.is_remote() {
                 from.clone()
@@ -217,6 +230,10 @@ impl Swapper {
         let terms = self.terms_of(&papers, from);
         let probed = prepare(&self.options.sandbox, &set, stored, terms).await?;
         let Some(probed) = probed else { return Ok(()) };
+        if from.is_remote() && !before.is_remote() {
+            // It was the operator's own before, and stays so.
+            return Ok(());
+        }
         let mut inner = self.inner.lock().await;
         let mut next = inner.clone();
         let Some(entry) = next.book.plugins.get_mut(&name) else {

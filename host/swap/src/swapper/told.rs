@@ -1,7 +1,7 @@
 //! What is told to whoever asks: every state with its reason.
 
 use serde_json::{Value, json};
-use worker_plugins::Generation;
+use worker_plugins::{Generation, Rule};
 
 use super::{Asked, Swapper};
 use crate::book::Book;
@@ -49,6 +49,10 @@ impl Swapper {
                     Asked::Refused(refusal) => Some(refusal.rule.name()),
                     _ => None,
                 };
+                let signature = match &asking.state {
+                    Asked::Refused(refusal) => failed(refusal.rule),
+                    _ => None,
+                };
                 let waiting = inner.book.plugins.get(name);
                 let waiting = waiting.and_then(|entry| entry.waiting.as_ref());
                 let waiting = waiting.filter(|_| state == State::Waiting);
@@ -62,6 +66,8 @@ impl Swapper {
                     "from": asking.from,
                     "asks": waiting.map(|waiting| &waiting.asked),
                     "more": waiting.map(|waiting| &waiting.more),
+                    "lacks": waiting.map(|waiting| waiting.more.to_string()),
+                    "signature": signature,
                 })
             })
             .collect();
@@ -99,6 +105,15 @@ impl Swapper {
     /// The book as it is.
     pub async fn book(&self) -> Book {
         self.inner.lock().await.book.clone()
+    }
+}
+
+/// What a refusal says of the signature, where it says something.
+fn failed(rule: Rule) -> Option<&'static str> {
+    match rule {
+        Rule::NotSigned => Some("not-signed"),
+        Rule::UnknownKey | Rule::Signature => Some("failed"),
+        _ => None,
     }
 }
 

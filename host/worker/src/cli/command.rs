@@ -184,6 +184,31 @@ pub(crate) enum Plugins {
         action: &'static str,
         name: String,
     },
+    Grant {
+        name: String,
+        /// What was looked at; none takes what waits.
+        digest: Option<String>,
+        json: bool,
+    },
+    Keygen {
+        secret: PathBuf,
+        public: PathBuf,
+        password: Password,
+    },
+    Sign {
+        files: Vec<PathBuf>,
+        secret: PathBuf,
+        password: Password,
+        /// Digest of the version that is to be replaced whatever its number.
+        replaces: Option<String>,
+    },
+    Verify {
+        file: PathBuf,
+        key_files: Vec<PathBuf>,
+        keys: Vec<String>,
+        signature: Option<PathBuf>,
+        json: bool,
+    },
     History {
         name: Option<String>,
         json: bool,
@@ -207,4 +232,15 @@ pub(crate) enum Source {
     File(PathBuf),
     /// `https://…` or `oci://…`.
     Address(String),
+}
+
+/// Where the password of a secret key comes from. Never from the command line, which every user of a machine can read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Password {
+    /// Whoever sits there is asked.
+    Asked,
+    /// The first line of a file.
+    File(PathBuf),
+    /// There is to be none.
+    None,
 }

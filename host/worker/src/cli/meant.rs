@@ -1,14 +1,15 @@
 //! From what was typed to what was meant.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use serde_json::Value;
 use worker_wire::ApiBase;
 
 use super::command::{
-    Approval, Command, Invocation, Models, Plugins, Registration, Results, Source, Submission,
-    Work, Workers,
+    Approval, Command, Invocation, Models, Password, Plugins, Registration, Results, Source,
+    Submission, Work, Workers,
 };
 use super::typed::{
     Typed, TypedApproval, TypedCommand, TypedModels, TypedPlugin, TypedPrograms, TypedResults,
@@ -239,6 +240,32 @@ fn plugins(typed: TypedPlugin) -> Plugins {
         TypedPlugin::Rollback(one) => act("rollback", one.name),
         TypedPlugin::Pin(one) => act("pin", one.name),
         TypedPlugin::Unpin(one) => act("unpin", one.name),
+        TypedPlugin::Grant(one) => Plugins::Grant {
+            name: one.name,
+            digest: one.digest,
+            json: one.json.json,
+        },
+        TypedPlugin::Keygen(pair) => Plugins::Keygen {
+            secret: pair.secret_key,
+            public: pair.public_key,
+            password: match (pair.no_password, pair.password.password_file) {
+                (true, _) => Password::None,
+                (false, file) => password(file),
+            },
+        },
+        TypedPlugin::Sign(sign) => Plugins::Sign {
+            files: sign.files,
+            secret: sign.secret_key,
+            password: password(sign.password.password_file),
+            replaces: sign.replaces,
+        },
+        TypedPlugin::Verify(verify) => Plugins::Verify {
+            file: verify.file,
+            key_files: verify.public_key,
+            keys: verify.key,
+            signature: verify.signature,
+            json: verify.json.json,
+        },
         TypedPlugin::History { name, json } => Plugins::History {
             name,
             json: json.json,
@@ -254,6 +281,10 @@ fn plugins(typed: TypedPlugin) -> Plugins {
             json: json.json,
         },
     }
+}
+
+fn password(file: Option<PathBuf>) -> Password {
+    file.map_or(Password::Asked, Password::File)
 }
 
 fn act(action: &'static str, name: String) -> Plugins {

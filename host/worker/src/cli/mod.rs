@@ -8,11 +8,12 @@ mod output;
 mod pushing;
 #[cfg(test)]
 mod reference;
+mod trust;
 mod typed;
 
 pub(crate) use command::{
-    Approval, Command, Invocation, Models, Plugins, Registration, Results, Source, Submission,
-    Work, Workers,
+    Approval, Command, Invocation, Models, Password, Plugins, Registration, Results, Source,
+    Submission, Work, Workers,
 };
 pub(crate) use meant::invocation;
 pub(crate) use output::{Failure, Output, one_line, report};

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use worker_wire::JobId;
 
 use super::pushing::Pushing;
+use super::trust::{TypedGrant, TypedKeygen, TypedSign, TypedVerify};
 
 /// Runs generation jobs of a studio on this machine, through sandboxed plugins.
 #[derive(Debug, Parser)]
@@ -315,7 +316,7 @@ pub(super) enum TypedPrograms {
     },
 }
 
-fn digest(text: &str) -> Result<String, &'static str> {
+pub(super) fn digest(text: &str) -> Result<String, &'static str> {
     let sound = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     sound
         .then(|| text.to_ascii_lowercase())
@@ -354,6 +355,19 @@ pub(super) enum TypedPlugin {
     Pin(PluginName),
     /// Let a pinned plugin be replaced again
     Unpin(PluginName),
+    /// Grant a version that waits what it asks for, and take it into service
+    Grant(TypedGrant),
+    /// Make a key pair to sign plugins with, as minisign does
+    Keygen(TypedKeygen),
+    /// Sign plugin files, as minisign does
+    #[command(after_help = "\
+Examples:
+  studio-worker plugin keygen -s release.key -p release.pub
+  studio-worker plugin sign -s release.key sd-cpp.wasm
+  studio-worker plugin verify -p release.pub sd-cpp.wasm")]
+    Sign(TypedSign),
+    /// Check a plugin file's signature; exit 1 unless it is one of a trusted key
+    Verify(TypedVerify),
     /// Show what happened to plugins, oldest first
     History {
         /// Only this one

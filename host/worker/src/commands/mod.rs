@@ -15,4 +15,5 @@ pub(crate) mod set_threshold;
 pub(crate) mod status;
 pub(crate) mod submit;
 pub(crate) mod swap;
+pub(crate) mod trust;
 pub(crate) mod workers;

@@ -102,6 +102,9 @@ pub(crate) fn listing(status: &Value) -> Vec<String> {
             kinds.join(" ")
         );
         line.truncate(line.trim_end().len());
+        if let Some(signature) = plugin.get("signature") {
+            line.push_str(&format!(" ({})", signed(signature)));
+        }
         if plugin.get("pinned") == Some(&Value::Bool(true)) {
             line.push_str(" (pinned)");
         }
@@ -129,6 +132,15 @@ pub(crate) fn listing(status: &Value) -> Vec<String> {
             .map(|refused| format!("{:<13}{}", "refused", refused.as_str().unwrap_or_default())),
     );
     lines
+}
+
+/// By whom a plugin is signed, for people.
+fn signed(signature: &Value) -> String {
+    let text = |name: &str| signature.get(name).and_then(Value::as_str);
+    match (text("name").or(text("key")), text("state")) {
+        (Some(by), Some("verified")) => format!("signed by {by}"),
+        _ => "not signed".to_owned(),
+    }
 }
 
 /// What wants to serve and does not, what is out of service, and what still ends a job.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use worker_config::{DaemonLock, Paths, Settings};
 use worker_plugins::PluginSet;
 use worker_runner::replay;
-use worker_swap::{Book, Swapper, Verdict};
+use worker_swap::{Book, SwapError, Swapper, Verdict};
 
 use crate::cli::{Failure, Source};
 use crate::client::Client;
@@ -42,6 +42,10 @@ pub(crate) async fn add(paths: &Paths, settings: &Settings, from: Source) -> Res
 
 /// Does what a wish says.
 pub(crate) async fn act(paths: &Paths, action: &str, wish: Wish) -> Result<(), Failure> {
+    output::line(&ask(paths, action, wish).await?)
+}
+
+async fn ask(paths: &Paths, action: &str, wish: Wish) -> Result<String, Failure> {
     let told = match Client::find(paths)? {
         Some(client) => {
             let body = serde_json::to_value(&wish)?;
@@ -59,6 +63,51 @@ pub(crate) async fn act(paths: &Paths, action: &str, wish: Wish) -> Result<(), F
             }
         }
     };
+    Ok(told)
+}
+
+/// Grants what waits what it asks for, after showing it; nothing but what was shown.
+pub(crate) async fn grant(
+    paths: &Paths,
+    name: &str,
+    digest: Option<String>,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let swap = match Client::find(paths)? {
+        Some(client) => {
+            let status = client.json(Method::GET, "/daemon/status", None).await?;
+            status.get("swap").cloned().unwrap_or_default()
+        }
+        None => {
+            let _lock = DaemonLock::take(&paths.lock)?;
+            offline(paths).await?.told().await
+        }
+    };
+    let candidates = swap.get("candidates").and_then(Value::as_array);
+    let waits = candidates
+        .into_iter()
+        .flatten()
+        .find(|one| text(one, "name") == name && text(one, "state") == "waiting");
+    let Some(waits) = waits else {
+        return Err(SwapError::NothingWaits(name.to_owned()).into());
+    };
+    if !as_json {
+        output::line(&format!(
+            "{name} {} ({}) asks for more: {}",
+            text(waits, "version"),
+            text(waits, "digest"),
+            text(waits, "lacks"),
+        ))?;
+    }
+    let wish = Wish {
+        digest: digest.or_else(|| Some(text(waits, "digest").to_owned())),
+        ..Wish::of(name.to_owned())
+    };
+    let told = ask(paths, "grant", wish).await?;
+    if as_json {
+        let told = json!({ "name": name, "version": waits.get("version"), "digest": waits.get("digest"), "granted": waits.get("more"), "done": told });
+        return output::line(&serde_json::to_string_pretty(&told)?);
+    }
     output::line(&told)
 }
 
@@ -123,7 +172,8 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
-async fn default_set(paths: &Paths) -> Result<Arc<PluginSet>, Failure> {
+/// The plugins and the policy that a worker of this configuration last ran with.
+pub(crate) async fn default_set(paths: &Paths) -> Result<Arc<PluginSet>, Failure> {
     let folder = last_folder(paths)?;
     let set = tokio::task::spawn_blocking(move || match folder {
         Some(folder) => PluginSet::folder(&folder),
