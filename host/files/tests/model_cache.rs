@@ -493,3 +493,91 @@ async fn entries_are_found_by_name_and_id_and_checked_on_demand() {
     assert!(rig.cache.lookup(&b.key()).unwrap().is_none());
     assert_eq!(files_in(&rig.path(".studio-worker/quarantine")).len(), 1);
 }
+
+/// Large enough to be put on the disk behind the job's back; sparse, so that no test writes it.
+const LARGE: u64 = 64 << 20;
+
+/// A large file, brought once, with what was computed of it.
+async fn large(rig: &Rig) -> (WantedFile, CachedFile) {
+    let zeros = vec![0; usize::try_from(LARGE).unwrap()];
+    let sha256: [u8; 32] = Sha256::digest(zeros).into();
+    let wanted = WantedFile {
+        sha256: Some(sha256),
+        ..by_url("https://models.example/large.gguf")
+    };
+    let download = |partial: Partial| async move {
+        rig.downloads.fetch_add(1, Ordering::SeqCst);
+        fs::File::create(partial.path())?.set_len(LARGE)?;
+        Ok::<_, io::Error>(Received {
+            sha256,
+            bytes: LARGE,
+            validator: None,
+        })
+    };
+    let never = CancellationToken::new();
+    let file = rig.cache.obtain(&wanted, &never, || {}, download).await;
+    (wanted, file.unwrap())
+}
+
+impl Rig {
+    fn record(&self, wanted: &WantedFile) -> PathBuf {
+        self.path(&format!(".studio-worker/index/{}.json", wanted.key()))
+    }
+
+    fn recorded(&self, wanted: &WantedFile) -> serde_json::Value {
+        serde_json::from_slice(&fs::read(self.record(wanted)).unwrap()).unwrap()
+    }
+
+    async fn settled(&self, wanted: &WantedFile) {
+        while !self.recorded(wanted)["unsettled"].is_null() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// As the record stands when the machine went down before the file was on the disk.
+    async fn machine_goes_down(&self, wanted: &WantedFile) {
+        self.settled(wanted).await;
+        let mut record = self.recorded(wanted);
+        record["unsettled"] = "another start".into();
+        fs::write(self.record(wanted), record.to_string()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_large_file_is_put_on_the_disk_later_and_hashed_again_after_a_crash_before_that() {
+    let rig = Rig::new();
+    let (wanted, file) = large(&rig).await;
+    assert_eq!(file.size, LARGE);
+    rig.settled(&wanted).await;
+    large(&rig).await;
+    assert_eq!(rig.downloads(), 1);
+    // Whole all the same: once hashed, it is like any other.
+    rig.machine_goes_down(&wanted).await;
+    assert!(rig.cache.lookup(&wanted.key()).unwrap().is_some());
+    assert!(rig.recorded(&wanted)["unsettled"].is_null());
+    // Cut: of the same look, but with other bytes.
+    rig.machine_goes_down(&wanted).await;
+    let path = file.path.clone();
+    let before = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let cut = fs::File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&cut, b"lost", LARGE / 2).unwrap();
+    cut.set_modified(before).unwrap();
+    drop((cut, file));
+    large(&rig).await;
+    assert_eq!(rig.downloads(), 2, "it was fetched again");
+}
+
+#[tokio::test]
+async fn a_large_file_whose_worker_was_killed_is_put_on_the_disk_by_the_next_that_uses_it() {
+    let rig = Rig::new();
+    let (wanted, _) = large(&rig).await;
+    rig.settled(&wanted).await;
+    let start = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let mut record = rig.recorded(&wanted);
+    record["unsettled"] = start.trim().into();
+    fs::write(rig.record(&wanted), record.to_string()).unwrap();
+    large(&rig).await;
+    rig.settled(&wanted).await;
+    assert_eq!(rig.downloads(), 1);
+}

@@ -111,6 +111,7 @@ impl ModelCache {
                 verified: record.verified,
                 stamp,
                 in_use: Arc::new(in_use),
+                unsettled: false,
             }));
         }
         Ok(None)

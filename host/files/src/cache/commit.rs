@@ -9,10 +9,12 @@ use super::key::CacheKey;
 use super::locks::InUse;
 use super::obtain::Received;
 use super::record::{Place, Record, Stamp, sync_dir};
-use super::{CachedFile, ModelCache};
+use super::{CachedFile, ModelCache, settle};
 
 impl ModelCache {
-    /// Checks a partial file against its key and against what came, puts it on the disk for good and gives it its name.
+    /// Checks a partial file against its key and against what came and gives it its name. A small one is on the disk for good
+    /// then; a large one is left to [`ModelCache::settle`].
+    ///
     /// The record is written first: a record without its file is forgotten when it is met, a file without its record
     /// would be nobody's. Blocks.
     pub(super) fn commit(
@@ -39,6 +41,10 @@ impl ModelCache {
         record.sha256 = Some(hex::encode(received.sha256));
         record.validator.clone_from(&received.validator);
         record.verified = matches!(key, CacheKey::Content(_));
+        record.unsettled = settle::later(stamp.size);
+        if record.unsettled.is_none() {
+            settle::sync(&partial)?;
+        }
         let in_use = InUse::take(&self.use_path(key))?;
         in_use.touch();
         let to = self.path_of(&record);
@@ -54,6 +60,7 @@ impl ModelCache {
             verified: record.verified,
             stamp,
             in_use: in_use.into(),
+            unsettled: record.unsettled.is_some(),
         })
     }
 }
@@ -80,7 +87,6 @@ fn check(key: &CacheKey, partial: &Path, received: &Received) -> Result<Stamp, C
     // For whoever shares the group to read, and for nobody to write.
     file.set_permissions(Permissions::from_mode(0o444))
         .map_err(io_at(partial))?;
-    file.sync_all().map_err(io_at(partial))?;
     Stamp::of(partial)?.ok_or_else(|| CacheError::NotRegular {
         path: partial.to_owned(),
     })

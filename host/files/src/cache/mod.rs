@@ -19,6 +19,7 @@ mod locks;
 mod manage;
 mod obtain;
 mod record;
+mod settle;
 
 use std::fs;
 use std::io;
@@ -69,6 +70,8 @@ pub struct CachedFile {
     pub stamp: Stamp,
     /// Keeps it from being removed.
     pub in_use: Arc<InUse>,
+    /// Whether it is still to be put on the disk for good.
+    unsettled: bool,
 }
 
 impl CachedFile {
@@ -150,10 +153,14 @@ impl ModelCache {
             return Ok(None);
         };
         let path = self.path_of(&record);
+        let mut unsettled = record.unsettled.is_some();
         let stamp = match Stamp::of(&path)? {
-            Some(stamp) if stamp == record.stamp => stamp,
+            Some(stamp) if stamp == record.stamp && record.outlived_no_crash() => stamp,
             Some(_) => match self.check_again(key, &record, &path, stop)? {
-                Some(stamp) => stamp,
+                Some(stamp) => {
+                    unsettled = false;
+                    stamp
+                }
                 None => return Ok(None),
             },
             None => {
@@ -170,10 +177,12 @@ impl ModelCache {
             verified: record.verified,
             stamp,
             in_use: Arc::new(in_use),
+            unsettled,
         }))
     }
 
-    /// Decides about a file that was touched: its new stamp where its content is the same, none where it was set aside.
+    /// Decides about a file that was touched, or that a crash of the machine may have cut: its stamp where its content is the
+    /// same, none where it was set aside.
     fn check_again(
         &self,
         key: &CacheKey,
@@ -186,11 +195,13 @@ impl ModelCache {
                 path: path.to_owned(),
             });
         };
-        tracing::warn!(target: "models", path = %path.display(), "a model file was touched since it was checked; hashing it");
+        tracing::warn!(target: "models", path = %path.display(), "a model file was touched, or the machine went down, since it was checked; hashing it");
         let (found, stamp) = hash::hash(path, stop)?;
         if hex::encode(found) == *wanted {
             let mut record = record.clone();
             record.stamp = stamp;
+            record.unsettled = None;
+            settle::sync(path)?;
             self.write_record(key, &record)?;
             return Ok(Some(stamp));
         }

@@ -85,9 +85,11 @@ impl ModelCache {
         let stop = Stop::never();
         let _stop = StopOnDrop(stop.clone());
         if let Some(found) = self.find(wanted, &stop, cancel).await? {
+            // Whoever brought it may have been killed before it was on the disk.
+            found.settle_later(self, None);
             return Ok(found);
         }
-        let _flight = self.board(&key, cancel, waiting).await?;
+        let flight = self.board(&key, cancel, waiting).await?;
         // Whoever had the flight before may have brought it.
         if let Some(found) = self.find(wanted, &stop, cancel).await? {
             return Ok(found);
@@ -109,6 +111,7 @@ impl ModelCache {
             Ok(file)
         })
         .await?;
+        file.settle_later(self, Some(flight));
         Ok(file)
     }
 

@@ -88,6 +88,9 @@ pub(super) struct Record {
     pub(super) verified: bool,
     /// Seconds since 1970.
     pub(super) added: u64,
+    /// The system's start during which it was written, while it is not known to be on the disk for good.
+    #[serde(default)]
+    pub(super) unsettled: Option<String>,
 }
 
 impl Record {
@@ -104,6 +107,7 @@ impl Record {
             added: std::time::SystemTime::now()
                 .duration_since(std::time::UNIX_EPOCH)
                 .map_or(0, |age| age.as_secs()),
+            unsettled: None,
         }
     }
 
