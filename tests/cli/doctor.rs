@@ -62,6 +62,7 @@ async fn a_sound_installation() {
         "memory",
         "vulkan",
         "sandbox",
+        "memory.limit",
         "worker",
         "studio",
         "clock",

@@ -12,6 +12,7 @@ mod effects;
 mod espeak;
 mod http;
 mod inventions;
+mod kills;
 mod kinds;
 mod pictures;
 mod planted;

@@ -19,7 +19,14 @@ fn release_entries(number: u32) -> Vec<Entry> {
     // As with the real ones, no two releases are the same bytes; what follows an executable's end is not looked at.
     program.extend(number.to_le_bytes());
     vec![
-        archive::file("build/bin/sd-cli", program),
+        archive::file(
+            if number < 411 {
+                "build/bin/sd"
+            } else {
+                "build/bin/sd-cli"
+            },
+            program,
+        ),
         archive::file("build/bin/fake-sd.release", number.to_string()),
     ]
 }
@@ -91,6 +98,16 @@ async fn sd(api: &Api) -> Value {
 #[tokio::test]
 async fn two_releases_side_by_side_each_with_its_own_command_line() {
     let rig = Rig::new().await;
+    // The newest in which the program still has its first name.
+    let first = rig.files.put("sd-410.zip", release(410));
+    let (worker, api) = rig.start(&first, "master-410-5865b5e").await;
+    let claim = offers::sd_image("job-0", vec![rig.model.clone()], &json!({}));
+    let id = api.offer(&claim).await;
+    media::still(&api.result(&id).await);
+    worker.stop().await;
+    assert_eq!(rig.files.asked("sd-410.zip"), 1);
+    fs::remove_dir_all(rig.home.path("state/programs/releases")).unwrap();
+
     let old = rig.files.put("sd-764.zip", release(764));
     let new = rig.files.put("sd-827.zip", release(827));
 

@@ -1,5 +1,24 @@
 //! Releases of the program before and after each change that bites: the same job, the argument list that each takes, and
 //! the stand-in as strict as that release is. Nothing tells the plugin the release but the help text.
+//!
+//! Each change of the program that bites a driver, and the test that drives it on both sides of it:
+//!
+//! | Release | Change | Test |
+//! |---|---|---|
+//! | 134, 166, 175, 212 | `--diffusion-model`, `--diffusion-fa`, `--mask`, `-r` come | `options_from_before_the_reference_picture` |
+//! | 240 | `-M` loses its words for pictures | `the_mode_is_said_as_long_as_there_is_one` |
+//! | 250 | any size | `sizes_are_rounded_…` |
+//! | 263, 265, 596 | `--offload-to-cpu`, `--flow-shift`, `--max-vram` come | `options_that_came_later_…` |
+//! | 318, 323, 378 | `--qwen2vl`, `--qwen2vl_vision`, then `--llm`, `--llm_vision` | `the_language_model_goes_by_…` |
+//! | 391 | a prompt may be empty | `sizes_are_rounded_…` |
+//! | 405, 411 | `--version`; `sd` becomes `sd-cli`, `sd-server` comes | `the_program_is_found_by_…`, `changes_that_touch_…` |
+//! | 444, 765 | `--qwen-image-zero-cond-t`, then `--model-args` | `the_zero_time_step_…` |
+//! | 451, 547, 716 | `--mmap`, `--disable-image-metadata`, `--prompt-file` come | `options_that_only_help_…` |
+//! | 497 | nothing saved is exit 1 | `a_picture_that_could_not_be_saved_…` |
+//! | 548, 691 | loading no longer looks like steps | `loading_is_never_taken_for_steps` |
+//! | 552 | `.webp` is WebP | `what_was_asked_for_comes_…` |
+//! | 809 | the sampler `lms` comes, as others before | `samplers_are_checked_…` |
+//! | 262, 263, 272, 293, 301, 374, 438, 483, 507, 529, 674, 697, 713 and others | what no job of ours uses, or what it must not depend on | `changes_that_touch_…` |
 
 use serde_json::{Value, json};
 use worker_tests::sd_cli::{argv, value_of};
@@ -16,7 +35,7 @@ struct Rig {
 
 impl Rig {
     async fn of(release: u32) -> Self {
-        let (home, sd, files) = (Home::new(), SdCli::install(), FileServer::start().await);
+        let (home, mut sd, files) = (Home::new(), SdCli::install(), FileServer::start().await);
         sd.release(release);
         let path = sd.path();
         let worker = home.start_with(&built::root().join("plugins"), &sd.env(&path));
@@ -306,4 +325,113 @@ async fn samplers_are_checked_against_the_release() {
     assert!(error.contains("\"lms\""), "{error}");
     let drawn = Rig::of(809).await.draw("job", task(), json!({})).await;
     assert_eq!(drawn.understood["sampler"], "lms");
+}
+
+/// Up to 410 the program is `sd`. It is found by the name that the release has, without a word of its operator's.
+#[tokio::test]
+async fn the_program_is_found_by_the_name_that_the_release_has() {
+    for (release, name) in [(410, "sd"), (411, "sd-cli")] {
+        let (home, mut sd, files) = (Home::new(), SdCli::install(), FileServer::start().await);
+        sd.release(release);
+        assert_eq!(sd.path().file_name().unwrap(), name);
+        let mut command = home.command(&["run", "--plugins"]);
+        command
+            .arg(built::root().join("plugins"))
+            .env("PATH", sd.folder())
+            .env("STUDIO_WORKER_PROGRAM_WRITABLE", sd.folder());
+        let worker = Worker::start(command, &home.path("local-api.json"));
+        let api = worker.connected().await;
+        let model = offers::model_file("model", &files.put("m.gguf", "GGUF"), "m.gguf");
+        let id = api
+            .offer(&offers::sd_image("job", vec![model], &json!({})))
+            .await;
+        media::still(&api.result(&id).await);
+        assert_eq!(sd.runs().len(), 1, "{release}");
+    }
+}
+
+/// Before 212 there are no reference pictures, and this plugin was not written for such releases: they are driven as far as
+/// they go, and what they lack is named.
+#[tokio::test]
+async fn options_from_before_the_reference_picture() {
+    let rig = Rig::of(133).await;
+    let files = vec![rig.file("diffusion-model", "d.gguf")];
+    let id = rig
+        .api
+        .offer(&offers::sd_image("job", files, &json!({})))
+        .await;
+    let (error, _) = rig.api.failure(&id).await;
+    assert!(error.contains("--diffusion-model"), "{error}");
+    let rig = Rig::of(134).await;
+    let files = vec![rig.file("diffusion-model", "d.gguf")];
+    let drawn = rig.draw_with("job", files, json!({}), json!({})).await;
+    assert!(drawn.has("--diffusion-model"), "{:?}", drawn.words);
+    for (release, there) in [(165, false), (166, true)] {
+        let drawn = Rig::of(release)
+            .await
+            .draw("job", json!({}), json!({}))
+            .await;
+        assert_eq!(drawn.has("--diffusion-fa"), there, "{:?}", drawn.words);
+    }
+    for (first, option, fields) in [
+        (175, "--mask", &["initImageUrl", "maskUrl"][..]),
+        (212, "-r", &["refImageUrl"][..]),
+    ] {
+        let task = |rig: &Rig| {
+            let picture = rig.files.put("p.png", media::png(64, 64));
+            let fields = fields
+                .iter()
+                .map(|name| ((*name).to_owned(), json!(picture)));
+            Value::Object(fields.collect())
+        };
+        let before = Rig::of(first - 1).await;
+        let error = before.refused("job", task(&before), json!({})).await;
+        assert!(
+            error.contains(option) || error.contains("--ref-image"),
+            "{error}"
+        );
+        let after = Rig::of(first).await;
+        let drawn = after.draw("job", task(&after), json!({})).await;
+        assert!(drawn.has(option), "{:?}", drawn.words);
+    }
+}
+
+/// A loading bar up to 547 differs from one of steps in nothing but where it stands.
+#[tokio::test]
+async fn loading_is_never_taken_for_steps() {
+    for release in [547, 548, 690, 691] {
+        let rig = Rig::of(release).await;
+        rig.sd.mode("slow 600");
+        rig.draw("job", json!({"steps": 7}), json!({})).await;
+        let progress = &rig.api.job("job").await["progress"];
+        assert_eq!(progress["total"], 7, "{release}: {progress}");
+        assert!(
+            progress["done"].as_u64() <= Some(7),
+            "{release}: {progress}"
+        );
+    }
+}
+
+/// Options that were renamed, dropped or given another meaning and that no job of ours uses, and what is no option at all: a
+/// job with everything that releases on both sides have goes through, with the size that was asked for.
+#[tokio::test]
+async fn changes_that_touch_no_job_of_ours() {
+    for first in [
+        263, 272, 293, 301, 316, 374, 405, 411, 438, 483, 507, 529, 674, 697, 713,
+    ] {
+        for release in [first - 1, first] {
+            let rig = Rig::of(release).await;
+            let picture = rig.files.put("p.png", media::png(128, 64));
+            let task = json!({
+                "initImageUrl": picture, "strength": 0.5, "negativePrompt": "blur", "cfgScale": 3.5,
+                "width": 64, "height": 128, "samplingMethod": "euler_a", "seed": 11,
+            });
+            let drawn = rig.draw("job", task, json!({})).await;
+            assert_eq!(drawn.size, (64, 128), "{release}: {:?}", drawn.words);
+            assert_eq!(drawn.understood["init"], json!([128, 64]), "{release}");
+            let twice = drawn.words.iter().filter(|it| it.starts_with("--"));
+            let once: std::collections::HashSet<_> = twice.clone().collect();
+            assert_eq!(twice.count(), once.len(), "{release}: {:?}", drawn.words);
+        }
+    }
 }

@@ -7,7 +7,7 @@ struct Rig {
     sd: SdCli,
     files: FileServer,
     api: Api,
-    _home: Home,
+    home: Home,
     _worker: Worker,
 }
 
@@ -24,7 +24,7 @@ impl Rig {
             sd,
             files,
             api,
-            _home: home,
+            home: home,
             _worker: worker,
         }
     }
@@ -83,6 +83,52 @@ async fn what_the_two_do_differently_goes_through_the_command() {
         .await;
     rig.draw("steps", &json!({"steps": 101})).await;
     assert!(rig.events("listening").is_empty());
+}
+
+/// A failed check in one job takes the whole server along, and a full queue takes no job: the command draws, and the next
+/// job has a server again.
+#[tokio::test]
+async fn a_server_that_dies_or_is_full_costs_no_job() {
+    for mode in ["server-abort", "server-full"] {
+        let rig = Rig::start().await;
+        rig.sd.mode(mode);
+        media::still(&rig.draw("hit", &json!({})).await);
+        let last = rig.events("generate").last().unwrap()["argv"].to_string();
+        assert!(
+            last.contains("\"-o\""),
+            "{mode}: drawn by the command: {last}"
+        );
+        rig.sd.mode("ok");
+        media::still(&rig.draw("after", &json!({})).await);
+        let last = rig.events("generate").last().unwrap()["argv"].to_string();
+        assert!(
+            last.contains("--listen-port"),
+            "{mode}: drawn by a server: {last}"
+        );
+    }
+}
+
+/// The server cannot be told to stop a picture: it is ended with the job, and nothing of it goes on.
+#[tokio::test]
+async fn a_cancelled_job_ends_the_server_that_cannot_stop() {
+    let rig = Rig::start().await;
+    rig.sd.mode("hang");
+    let url = rig.files.put("m.gguf", "GGUF");
+    let model = offers::model_file("diffusion-model", &url, "m.gguf");
+    let claim = offers::sd_image("stuck", vec![model], &json!({}));
+    let id = rig.api.offer(&claim).await;
+    let started = worker_tests::wait::until("the server's work", || {
+        rig.events("generate").first().cloned()
+    });
+    let pid = started.await["pid"].to_string();
+    rig.home.run(&["cancel", &id]).await.ok();
+    assert_eq!(rig.api.over(&id).await["state"], "cancelled");
+    worker_tests::wait::until("the server's end", || {
+        (!std::path::Path::new("/proc").join(&pid).exists()).then_some(())
+    })
+    .await;
+    rig.sd.mode("ok");
+    media::still(&rig.draw("after", &json!({})).await);
 }
 
 /// A server that forgot the job is as good as one that is gone: the command draws it.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use worker_tests::wait::until;
-use worker_tests::{Api, Home, PluginFolder, Worker, built, offers};
+use worker_tests::{Api, FileServer, Home, PluginFolder, Worker, built, offers};
 
 struct Rig {
     home: Home,
@@ -218,4 +218,34 @@ async fn a_server_reaches_nobody_and_reads_nothing_of_others() {
             );
         }
     }
+}
+
+/// A model that a warm server was started with is in use although no job is: neither the operator's word nor the budget
+/// takes it away; a download that needs its room ends the server first.
+#[tokio::test]
+async fn files_of_a_warm_server_are_in_use() {
+    let rig = Rig::start("models_budget_gb = 1").await;
+    let files = FileServer::start().await;
+    let fetch = |name: &str, bytes: u64| {
+        let url = files.put(name, "GGUF");
+        json!({"fetch": [{"url": url, "cache_as": name, "approx_bytes": bytes}]})
+    };
+    let mut warm = call(&[], "/v1/pid");
+    warm["call"]["arguments"] =
+        json!([{"Setting": {"name": "--model", "value": [{"File": {"from": [0, 0]}}]}}]);
+    let history = rig.history("job-1", json!([fetch("held", 4), warm])).await;
+    assert_eq!(history[1]["Responded"]["status"], 200, "{history:?}");
+    let id = {
+        let listed = rig.home.run(&["models", "list", "--json"]).await.json();
+        listed["models"][0]["id"].as_str().unwrap().to_owned()
+    };
+    let error = rig.home.run(&["models", "remove", &id]).await.error();
+    assert!(error.contains("in use"), "{error}");
+    let pid = rig.servers().await[0]["pid"].to_string();
+    let history = rig.history("job-2", json!([fetch("large", 1 << 30)])).await;
+    assert_eq!(history[0]["Files"][0]["name"], "large", "{history:?}");
+    assert!(!Path::new("/proc").join(pid).exists(), "it made room");
+    let listed = rig.home.run(&["models", "list", "--json"]).await.json();
+    let names = |listed: &Value| listed["models"].as_array().unwrap().len();
+    assert_eq!(names(&listed), 1, "{listed}");
 }

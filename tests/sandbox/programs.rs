@@ -219,6 +219,53 @@ async fn other_processes_are_left_alone() {
     }
 }
 
+/// The question is the plugin's too, and is asked before any job: nothing is open to it but what every program needs.
+#[tokio::test]
+async fn a_program_that_is_asked_for_help_is_kept_as_in_a_job() {
+    for sandbox in [true, false] {
+        let (folder, file) = outside();
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let home = worker_tests::Home::new();
+        home.configure(if sandbox { "" } else { WITHOUT });
+        let closed = [
+            "read /etc/passwd".to_owned(),
+            format!("read {file}"),
+            format!("list {}", folder.path().display()),
+            format!("write {file}"),
+            format!("read {}", home.config().display()),
+            format!("list {}", home.path("state").display()),
+            format!("tcp {}", tcp.local_addr().unwrap()),
+            "tcp-listen".to_owned(),
+        ];
+        let open = ["read /proc/self/status", "list /usr/lib", "write own-file"];
+        let rig = Rig::asked(home, &[closed.join("\n"), open.join("\n")].join("\n")).await;
+        let answers = rig.home.path("state/programs/answers");
+        let entry = fs::read_dir(answers).unwrap().next().unwrap().unwrap();
+        let answer = fs::read_to_string(entry.path()).unwrap();
+        let came = |deed: &str| {
+            let line = answer
+                .lines()
+                .find(|line| line.starts_with(&format!("{deed}: ")));
+            line.unwrap_or_else(|| panic!("{deed} was not tried: {answer}"))
+                .to_owned()
+        };
+        for deed in &closed {
+            assert_eq!(
+                came(deed).contains(": refused: "),
+                sandbox,
+                "{}",
+                came(deed)
+            );
+        }
+        for deed in open {
+            assert!(came(deed).ends_with(": did"), "{}", came(deed));
+        }
+        // The folder that it was asked in is gone.
+        let work = fs::read_dir(rig.home.path("state/programs/work")).unwrap();
+        assert_eq!(work.count(), 0);
+    }
+}
+
 /// Where the operator switched the sandbox off, a plugin of somebody else's runs nothing until they say so too.
 #[tokio::test]
 async fn without_a_sandbox_only_the_workers_own_plugins_run_programs() {

@@ -18,9 +18,15 @@ impl Rig {
     pub(crate) async fn start(config: &str) -> Self {
         let home = Home::new();
         home.configure(config);
+        Self::asked(home, "").await
+    }
+
+    /// With what the program does while it is asked for help.
+    pub(crate) async fn asked(home: Home, deeds: &str) -> Self {
         let bin = home.path(".local/bin");
         fs::create_dir_all(&bin).unwrap();
         fs::copy(built::hostile_program(), bin.join("stand-in")).unwrap();
+        fs::write(bin.join("stand-in.help"), deeds).unwrap();
         let grant =
             "[plugins.scripted]\nprograms = [\"stand-in\"]\nenvironment = [\"STAND_IN_MODE\"]";
         let folder = PluginFolder::first_party().add("scripted").grant(grant);

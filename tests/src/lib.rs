@@ -25,6 +25,7 @@ pub mod media;
 pub mod multipart;
 pub mod needs;
 pub mod offers;
+pub mod ranges;
 pub mod registry;
 pub mod sd_cli;
 pub mod search;

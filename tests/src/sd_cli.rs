@@ -12,6 +12,7 @@ use crate::built;
 #[derive(Debug)]
 pub struct SdCli {
     dir: TempDir,
+    name: &'static str,
 }
 
 impl SdCli {
@@ -20,12 +21,20 @@ impl SdCli {
         let dir = tempfile::tempdir().expect("a temporary folder");
         fs::copy(built::fake_sd(), dir.path().join("sd-cli")).expect("a copy of the stand-in");
         fs::write(dir.path().join("fake-sd.record"), "").expect("a file");
-        Self { dir }
+        Self {
+            dir,
+            name: "sd-cli",
+        }
     }
 
     /// The program.
     pub fn path(&self) -> PathBuf {
-        self.dir.path().join("sd-cli")
+        self.dir.path().join(self.name)
+    }
+
+    /// The folder that it lies in.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
     }
 
     /// What a worker needs in its environment to find it, and to let it write down its runs.
@@ -41,8 +50,11 @@ impl SdCli {
         fs::write(self.dir.path().join("fake-sd.mode"), mode).expect("a file");
     }
 
-    /// Which release it plays from now on; a worker looks when it starts.
-    pub fn release(&self, number: u32) {
+    /// Which release it plays from now on, under the name that it had then; a worker looks when it starts.
+    pub fn release(&mut self, number: u32) {
+        let name = if number < 411 { "sd" } else { "sd-cli" };
+        fs::rename(self.path(), self.dir.path().join(name)).expect("a new name");
+        self.name = name;
         fs::write(self.dir.path().join("fake-sd.release"), number.to_string()).expect("a file");
     }
 

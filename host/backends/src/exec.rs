@@ -9,6 +9,7 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::iter;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -19,6 +20,7 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
+use crate::cgroup::RunGroup;
 use crate::group::Group;
 use crate::marker::Mark;
 use crate::sandbox::Confinement;
@@ -46,6 +48,8 @@ pub(crate) struct Start {
     pub(crate) confinement: Option<Confinement>,
     /// Most bytes of a single file that it writes.
     pub(crate) file_bytes: Option<u64>,
+    /// The control group that it runs in, with the file by which it joins.
+    pub(crate) group: Option<(RunGroup, OwnedFd)>,
 }
 
 struct Request {
@@ -89,13 +93,14 @@ fn serve(requests: Receiver<Request>) {
     for Request {
         mut command,
         image,
-        start,
+        mut start,
         answer,
     } in requests
     {
         let mark = start.mark.clone();
-        prepare(&mut command, image, start);
-        let started = command.spawn().and_then(|child| own(child, mark));
+        let (group, entrance) = start.group.take().unzip();
+        prepare(&mut command, image, start, entrance);
+        let started = command.spawn().and_then(|child| own(child, mark, group));
         // An answer that nobody takes is dropped, and with it its group.
         drop(answer.send(started));
     }
@@ -109,14 +114,14 @@ fn adopt_orphans() {
     }
 }
 
-fn own(mut child: Child, mark: Mark) -> io::Result<Spawned> {
+fn own(mut child: Child, mark: Mark, group: Option<RunGroup>) -> io::Result<Spawned> {
     let pipes = Pipes {
         stdin: child.stdin.take(),
         stdout: child.stdout.take(),
         stderr: child.stderr.take(),
     };
     Ok(Spawned {
-        group: Group::new(child, mark)?,
+        group: Group::new(child, mark, group)?,
         pipes,
     })
 }
@@ -205,14 +210,14 @@ unsafe impl Sync for Table {}
     unsafe_code,
     reason = "code between fork and exec: asynchronous-signal-safe system calls only, no allocation"
 )]
-fn prepare(command: &mut Command, image: Image, start: Start) {
+fn prepare(command: &mut Command, image: Image, start: Start, entrance: Option<OwnedFd>) {
     let parent = std::process::id().cast_signed();
     command.process_group(0);
     // SAFETY: the closure runs in the forked child, where only asynchronous-signal-safe functions may be called. All that
     // it calls are plain system calls; nothing allocates or locks: an error made from a number holds no memory.
     unsafe {
         command.pre_exec(move || {
-            harden(parent, &start)?;
+            harden(parent, &start, entrance.as_ref())?;
             Err(image.execute())
         });
     }
@@ -224,13 +229,19 @@ fn prepare(command: &mut Command, image: Image, start: Start) {
     unsafe_code,
     reason = "code between fork and exec: asynchronous-signal-safe system calls only, no allocation"
 )]
-fn harden(parent: libc::pid_t, start: &Start) -> io::Result<()> {
+fn harden(parent: libc::pid_t, start: &Start, entrance: Option<&OwnedFd>) -> io::Result<()> {
     // SAFETY: plain system calls on numbers, constants, and one structure on the stack.
     unsafe {
         check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
         // The worker may have died before that took effect; its death is not signalled again.
         if libc::getppid() != parent {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        // Before anything is allocated, so that all of it counts. `0` is whoever writes.
+        if let Some(entrance) = entrance
+            && libc::write(entrance.as_raw_fd(), c"0".as_ptr().cast(), 1) != 1
+        {
+            return Err(io::Error::last_os_error());
         }
         // A program with the set-user-id bit gains nothing.
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
@@ -291,8 +302,6 @@ struct PathBeneath {
     reason = "code between fork and exec: asynchronous-signal-safe system calls only, no allocation"
 )]
 fn confine(confinement: &Confinement) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-
     // Read files and list folders.
     const READ: u64 = 1 << 2 | 1 << 3;
     const BENEATH: u32 = 1;
@@ -362,6 +371,6 @@ fn check_long(result: libc::c_long) -> io::Result<()> {
 
 /// No signal of a parent's death here: a worker that is killed leaves its programs running.
 #[cfg(not(target_os = "linux"))]
-fn harden(_parent: libc::pid_t, _start: &Start) -> io::Result<()> {
+fn harden(_parent: libc::pid_t, _start: &Start, _entrance: Option<&OwnedFd>) -> io::Result<()> {
     Ok(())
 }

@@ -12,21 +12,31 @@ use std::thread;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::sync::oneshot;
 
+use crate::cgroup::RunGroup;
 use crate::marker::Mark;
+
+/// What is known of a group that is gone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reaped {
+    /// How its head ended.
+    pub(crate) status: ExitStatus,
+    /// Whether the kernel ended any of it for want of memory; none where it had no control group.
+    pub(crate) out_of_memory: Option<bool>,
+}
 
 /// The group of one running program. Dropped, it is killed and reaped, and with it what left it.
 #[derive(Debug)]
 pub(crate) struct Group {
     id: Pid,
     exited: Option<oneshot::Receiver<()>>,
-    status: oneshot::Receiver<io::Result<ExitStatus>>,
+    status: oneshot::Receiver<io::Result<Reaped>>,
     /// Sent to, or dropped, when the head may be reaped.
     release: Option<mpsc::Sender<()>>,
 }
 
 impl Group {
-    /// Takes over a child that heads its own group.
-    pub(crate) fn new(mut child: Child, mark: Mark) -> io::Result<Self> {
+    /// Takes over a child that heads its own group, and the control group that it runs in, which goes with it.
+    pub(crate) fn new(mut child: Child, mark: Mark, control: Option<RunGroup>) -> io::Result<Self> {
         let id = Pid::from_child(&child);
         let (on_exit, exited) = oneshot::channel();
         let (on_status, status) = oneshot::channel();
@@ -39,8 +49,17 @@ impl Group {
             let _ = on_exit.send(());
             let _ = released.recv();
             kill(id, Signal::KILL);
+            if let Some(control) = &control {
+                control.kill();
+            }
             crate::orphans::end(&mark, id.as_raw_nonzero().get());
-            drop(on_status.send(child.wait()));
+            let status = child.wait();
+            let out_of_memory = control.as_ref().map(RunGroup::ran_out_of_memory);
+            drop(control);
+            drop(on_status.send(status.map(|status| Reaped {
+                status,
+                out_of_memory,
+            })));
         };
         match thread::Builder::new()
             .name("waiter".to_owned())
@@ -81,7 +100,7 @@ impl Group {
     }
 
     /// Kills what is left of the group and reaps its head, which must have exited.
-    pub(crate) async fn reap(mut self) -> io::Result<ExitStatus> {
+    pub(crate) async fn reap(mut self) -> io::Result<Reaped> {
         drop(self.release.take());
         (&mut self.status)
             .await

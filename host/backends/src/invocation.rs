@@ -43,6 +43,9 @@ pub struct Limits {
     pub written_bytes: u64,
     /// Most bytes of a single file that it writes; the kernel ends it there. None: no bound.
     pub file_bytes: Option<u64>,
+    /// Most memory that it and its children may hold; see [`crate::Exit::out_of_memory`]. None: no bound, and no control
+    /// group of its own.
+    pub memory_bytes: Option<u64>,
     /// Most arguments.
     pub arguments: usize,
     /// Most bytes of all arguments together, their ends counted.
@@ -61,6 +64,7 @@ impl Default for Limits {
             next_progress: None,
             written_bytes: 8 << 30,
             file_bytes: None,
+            memory_bytes: None,
             arguments: 1024,
             argument_bytes: 128 * 1024,
         }

@@ -5,6 +5,11 @@
 //! worker, and that whatever it prints, and however much, costs a bounded amount of memory.
 
 mod answers;
+#[cfg(target_os = "linux")]
+mod cgroup;
+#[cfg(not(target_os = "linux"))]
+#[path = "cgroup_elsewhere.rs"]
+mod cgroup;
 mod ending;
 mod environment;
 mod exec;
@@ -30,6 +35,7 @@ mod sandbox;
 mod vulkan;
 mod watch;
 
+pub use cgroup::{MemoryKeeper, memory_keeper};
 pub use ending::{Exit, RunError, Stall};
 pub use environment::{EnvironmentRefusal, check_env_name, library_dir};
 pub use find::{FindError, Found, Origin, Wanted, find, is_interpreter};

@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::orphans;
+use crate::{cgroup, orphans};
 
 /// The variable.
 pub(crate) const VARIABLE: &str = "STUDIO_WORKER_JOB";
@@ -48,7 +48,8 @@ pub enum Marked {
 }
 
 /// Marks every program of this process as of the installation that keeps its state in `state`, and ends what an earlier
-/// worker of the same installation left running. To be called once, before anything is started.
+/// worker of the same installation left running. Takes the control group that was handed over, where there is one. To be
+/// called once, before anything is started.
 ///
 /// # Errors
 /// When the mark cannot be kept in `state`.
@@ -84,6 +85,7 @@ pub fn mark(state: &Path) -> Result<Marked, MarkError> {
         Marked::InUse
     };
     let lock = free.then_some(file);
+    cgroup::take(&id, free);
     let _ = INSTALLATION.set(Installation { id, _lock: lock });
     Ok(ended)
 }
@@ -137,6 +139,11 @@ impl Mark {
     /// For the program's environment.
     pub(crate) fn variable(&self) -> (OsString, OsString) {
         (VARIABLE.into(), self.0.clone().into())
+    }
+
+    /// For a name on the disk.
+    pub(crate) fn name(&self) -> String {
+        self.0.replace(':', ".")
     }
 
     /// As it stands among the variables of a process.

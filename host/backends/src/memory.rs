@@ -37,7 +37,7 @@ fn own_group_events() -> Option<PathBuf> {
     events.is_file().then_some(events)
 }
 
-fn counter(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn counter(text: &str, name: &str) -> Option<u64> {
     text.lines()
         .find_map(|line| line.strip_prefix(name))?
         .trim()

@@ -21,6 +21,7 @@ use crate::ending::RunError;
 use crate::environment::library_dir;
 use crate::invocation::Invocation;
 use crate::run::run;
+use crate::sandbox::SandboxPolicy;
 
 /// Remembered digests and answers; beyond this all are forgotten. A worker has some dozen programs.
 const REMEMBERED: usize = 1024;
@@ -32,6 +33,11 @@ pub struct ProbeLimits {
     pub timeout: Duration,
     /// Most bytes of each stream.
     pub bytes: usize,
+    /// What the program may reach while it answers; its scratch folder is a new one for each question, whatever is named
+    /// here. None: whatever the worker's user may.
+    pub sandbox: Option<SandboxPolicy>,
+    /// Most memory that it may hold meanwhile. None: no bound.
+    pub memory_bytes: Option<u64>,
 }
 
 impl Default for ProbeLimits {
@@ -39,9 +45,14 @@ impl Default for ProbeLimits {
         Self {
             timeout: Duration::from_secs(10),
             bytes: 1 << 20,
+            sandbox: None,
+            memory_bytes: None,
         }
     }
 }
+
+/// Most bytes that a program may write while it answers. More is no answer.
+const WRITTEN: u64 = 16 << 20;
 
 /// Why a program's digest cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +81,14 @@ pub enum ProbeError {
     /// It cannot be run.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// There is no folder to run it in.
+    #[error("{}: {source}; a program is asked for help in a folder made there, so check its permissions and the disk", .path.display())]
+    Folder {
+        /// Where one was to be made.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// It did not answer in time.
     #[error("{} does not answer {question} within {} s: run it by hand to see why", .program.display(), .after.as_secs_f32())]
     TimedOut {
@@ -127,7 +146,7 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// `work` is a directory that probed programs see as their own.
+    /// `work` is a directory in which each question gets a folder of its own.
     #[must_use]
     pub fn new(work: PathBuf) -> Self {
         Self::with_answers(work, None)
@@ -222,12 +241,29 @@ impl Programs {
                 .collect::<Vec<_>>()
                 .join(" ")
         };
+        // Its own, so that programs that owe each other nothing do not meet there; gone with the answer.
+        let dir = tempfile::Builder::new()
+            .prefix("probe-")
+            .tempdir_in(&self.work)
+            .map_err(|source| ProbeError::Folder {
+                path: self.work.clone(),
+                source,
+            })?;
+        let place = dir.path().to_owned();
         let mut invocation = Invocation::new(
             program.to_owned(),
             args.clone(),
-            self.work.clone(),
+            place.clone(),
             limits.timeout,
         );
+        invocation.sandbox = limits.sandbox.clone().map(|policy| SandboxPolicy {
+            scratch: place.clone(),
+            ..policy
+        });
+        invocation.written = vec![place];
+        invocation.limits.written_bytes = WRITTEN;
+        invocation.limits.file_bytes = Some(WRITTEN);
+        invocation.limits.memory_bytes = limits.memory_bytes;
         // One more than allowed, so that too much can be told from just enough.
         invocation.limits.tail_bytes = limits.bytes.saturating_add(8 * 1024);
         invocation.limits.tail_lines = usize::MAX;

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::cgroup::RunGroup;
 use crate::ending::{Exit, RunError, Stall};
 use crate::environment::environment;
 use crate::exec::{self, Pipes, Spawned};
@@ -114,16 +115,25 @@ pub async fn start(
         }
         None => None,
     };
+    let control = RunGroup::new(&mark.name(), invocation.limits.memory_bytes)
+        .and_then(|group| {
+            group
+                .map(|it| it.entrance().map(|way| (it, way)))
+                .transpose()
+        })
+        .map_err(RunError::ControlGroup)?;
+    let is_grouped = control.is_some();
     let start = exec::Start {
         environment: variables,
         mark,
+        group: control,
         confinement: confinement.transpose().map_err(sandbox_error)?,
         file_bytes: invocation.limits.file_bytes,
     };
     let kills_before = memory::kernel_kills();
     let started = Instant::now();
     let Spawned { group, pipes } = exec::spawn(command, start).await.map_err(spawn_error)?;
-    let watch = Watch::new(invocation, group.id());
+    let watch = Watch::new(invocation, group.id(), !is_grouped);
     let (problem, problems) = mpsc::channel(1);
     let enough = CancellationToken::new();
     let reading = tokio::spawn(read(
@@ -241,14 +251,19 @@ impl Running {
         let wall = self.started.elapsed();
         let (stdout_tail, stderr_tail) = self.last_lines().await;
         let late = self.problems.try_recv().ok().map(Ended::from);
-        let status = self.group.reap().await.map_err(RunError::Status)?;
+        let reaped = self.group.reap().await.map_err(RunError::Status)?;
+        let status = reaped.status;
         let ended = self.ending.map(|ending| ending.why).or(late);
 
         let killed = ended.is_none() && status.signal() == Some(libc::SIGKILL);
         let mut exit = Exit {
             code: status.code(),
             signal: status.signal(),
-            out_of_memory: killed && memory::kernel_kills() > self.kills_before,
+            // The kernel's word on this very run, where it has one.
+            out_of_memory: killed
+                && reaped
+                    .out_of_memory
+                    .unwrap_or_else(|| memory::kernel_kills() > self.kills_before),
             too_much_disk: ended.is_none() && status.signal() == Some(libc::SIGXFSZ),
             stdout_tail,
             stderr_tail,

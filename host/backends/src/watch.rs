@@ -66,7 +66,8 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(invocation: &Invocation, group: i32) -> Self {
+    /// `memory`: whether its memory is looked at too, because nobody else does.
+    pub(crate) fn new(invocation: &Invocation, group: i32, memory: bool) -> Self {
         let mut tick = tokio::time::interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first comes at once: nothing can be over a limit yet.
@@ -82,10 +83,7 @@ impl Watch {
             next_progress: limits.next_progress,
             written: invocation.written.clone(),
             written_bytes: limits.written_bytes,
-            memory: invocation
-                .sandbox
-                .as_ref()
-                .and_then(|policy| policy.memory_bytes),
+            memory: limits.memory_bytes.filter(|_| memory),
             group,
         }
     }

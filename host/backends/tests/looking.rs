@@ -44,8 +44,9 @@ async fn a_program_is_asked_once_until_it_changes() {
     let dir = tempfile::tempdir().unwrap();
     let programs = Programs::new(dir.path().to_owned());
     let limits = ProbeLimits::default();
-    let text =
-        |word: &str| format!("echo x >> asked; echo \"{word} $1\"; echo '  --flag' >&2; exit 1");
+    let text = |word: &str| {
+        format!("echo x >> \"${{0%/*}}/asked\"; echo \"{word} $1\"; echo '  --flag' >&2; exit 1")
+    };
     let program = script(dir.path(), "engine", &text("usage"));
     let before = programs.digest(&program).await.unwrap();
     for _ in 0..3 {
@@ -95,6 +96,7 @@ async fn programs_that_do_not_answer() {
     let limits = ProbeLimits {
         timeout: Duration::from_secs(30),
         bytes: 1000,
+        ..ProbeLimits::default()
     };
     let crash = script(dir.path(), "crash", "echo 'no driver' >&2; kill -SEGV $$");
     let error = probe(&programs, &crash, &limits).await.unwrap_err();
@@ -281,7 +283,11 @@ fn a_vulkan_loader_and_its_drivers() {
 async fn answers_outlive_the_worker_and_a_broken_one_is_asked_for_again() {
     let dir = tempfile::tempdir().unwrap();
     let (kept, limits) = (dir.path().join("answers"), ProbeLimits::default());
-    let program = script(dir.path(), "engine", "echo x >> asked; echo \"usage $1\"");
+    let program = script(
+        dir.path(),
+        "engine",
+        "echo x >> \"${0%/*}/asked\"; echo \"usage $1\"",
+    );
     let asked = || {
         fs::read_to_string(dir.path().join("asked"))
             .unwrap()

@@ -9,6 +9,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,7 +18,8 @@ use rustix::process::{Pid, test_kill_process};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use worker_backends::{
-    EnvironmentRefusal, Exit, Invocation, RunError, SandboxPolicy, Stall, Stdin, run, start,
+    EnvironmentRefusal, Exit, Invocation, Marked, MemoryKeeper, RunError, SandboxPolicy, Stall,
+    Stdin, mark, memory_keeper, run, start,
 };
 
 /// Longer than any machine is slow: a run that needs it has failed.
@@ -467,12 +469,7 @@ async fn what_it_writes_is_bounded_by_file_and_in_sum() {
 #[tokio::test]
 async fn memory_is_bounded_over_the_whole_group() {
     let mut sh = Sh::new("head -c 200000000 /dev/zero | tail | wc -c; sleep 600");
-    sh.invocation.sandbox = Some(SandboxPolicy {
-        program_dir: "/bin/sh".into(),
-        scratch: sh.dir.path().to_owned(),
-        memory_bytes: Some(50 << 20),
-        ..SandboxPolicy::default()
-    });
+    sh.invocation.limits.memory_bytes = Some(50 << 20);
     let exit = sh.run().await;
     assert!(exit.out_of_memory && !exit.timed_out, "{exit:?}");
 }
@@ -534,6 +531,117 @@ async fn programs_die_with_the_worker() {
     worker.kill().unwrap();
     worker.wait().unwrap();
     assert_gone(pid).await;
+}
+
+/// What the test below runs in a process of its own, since it is moved to another control group, and then killed.
+#[tokio::test]
+#[ignore = "run by the next test, in a process that is moved and killed"]
+async fn helper_in_a_control_group() {
+    let Some(dir) = std::env::var_os("MOVED_AND_WAITS_IN").map(PathBuf::from) else {
+        return;
+    };
+    let marked = mark(&dir).unwrap();
+    let MemoryKeeper::ControlGroup(base) = memory_keeper() else {
+        fs::write(dir.join("not-here"), memory_keeper().to_string()).unwrap();
+        return;
+    };
+    let id = fs::read_to_string(dir.join("programs.mark")).unwrap();
+    let groups = || {
+        let prefix = format!("studio-worker.{}.", id.trim());
+        let entries = fs::read_dir(&base).unwrap().flatten();
+        let named = entries.filter(|it| it.file_name().to_str().unwrap().starts_with(&prefix));
+        named.map(|it| it.path()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        groups(),
+        Vec::<PathBuf>::new(),
+        "those of the killed one are gone"
+    );
+    if dir.join("first").exists() {
+        assert!(matches!(marked, Marked::Ended(_)), "{marked:?}");
+        fs::write(dir.join("swept"), "").unwrap();
+        return;
+    }
+    // The kernel ends all of it at the bound, in one blow.
+    let mut greedy = Sh::new("sleep 600 & head -c 300000000 /dev/zero | tail | wc -c; sleep 600");
+    greedy.invocation.limits.memory_bytes = Some(64 << 20);
+    let exit = greedy.run().await;
+    assert!(exit.out_of_memory && exit.signal == Some(9), "{exit:?}");
+    // A KILL that has nothing to do with memory is not taken for that.
+    let mut killed = Sh::new("kill -KILL $$");
+    killed.invocation.limits.memory_bytes = Some(64 << 20);
+    let exit = killed.run().await;
+    assert!(!exit.out_of_memory && exit.signal == Some(9), "{exit:?}");
+    // What leaves the group and the session, with another environment, is in the control group still.
+    let mut leaves = Sh::new(
+        "env -i setsid sh -c 'trap \"\" TERM HUP; echo $$ > deaf; while :; do sleep 1; done' & while ! [ -s deaf ]; do sleep 0.02; done; cat /proc/self/cgroup",
+    );
+    leaves.invocation.limits.memory_bytes = Some(64 << 20);
+    let exit = leaves.run().await;
+    assert!(
+        exit.stdout_tail
+            .contains(&format!("studio-worker.{}.", id.trim())),
+        "{exit:?}"
+    );
+    assert_gone(leaves.pid("deaf").await).await;
+    assert_eq!(groups(), Vec::<PathBuf>::new(), "each went with its run");
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    assert!(own.contains("studio-worker.self"), "{own}");
+    // One that is running when this process is killed, with a child that does not go with it.
+    let script = format!(
+        "env -i sh -c 'echo $$ > {0}/child; exec sleep 600' & echo $$ > {0}/first; sleep 600",
+        dir.display()
+    );
+    let mut left = Sh::new(&script);
+    left.invocation.limits.memory_bytes = Some(64 << 20);
+    left.run().await;
+}
+
+/// With a control group that was handed over. Where the machine has none, this shows nothing, and says so.
+#[tokio::test]
+async fn a_control_group_holds_and_ends_programs_whatever_they_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = || {
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "helper_in_a_control_group",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env("MOVED_AND_WAITS_IN", dir.path())
+            .spawn()
+            .unwrap()
+    };
+    let mut worker = start();
+    let child = dir.path().join("child");
+    loop {
+        if let Some(status) = worker.try_wait().unwrap() {
+            assert!(status.success(), "{status}");
+            let why = fs::read_to_string(dir.path().join("not-here")).unwrap();
+            // Past the harness, which swallows what passing tests print. No failure: a control group that was handed over
+            // cannot be installed.
+            let _ = writeln!(
+                std::io::stderr(),
+                "\nNOT RUN: programs in control groups: {why}"
+            );
+            return;
+        }
+        if fs::read_to_string(&child).is_ok_and(|text| text.ends_with('\n')) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let child = pid_in(&child).await;
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    assert!(
+        test_kill_process(child).is_ok(),
+        "it has neither mark nor parent"
+    );
+    assert!(start().wait().unwrap().success());
+    assert!(dir.path().join("swept").exists());
+    assert_gone(child).await;
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! One request and its answer, for plugins: to a host that was granted, or to a native server on this machine.
+//! One request and its answer, for plugins: to a host that was granted.
 //!
 //! No redirect is followed: the answer says where it points, and whoever asked may ask there under its own grants. So
 //! no header, a secret least of all, ever goes where it was not addressed.
@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::ask::innermost;
-use crate::client::{ClientError, base_builder};
 use crate::download::Egress;
 use crate::error::{shown_parsed, shown_url};
 use crate::policy::{UrlRefusal, check_url};
@@ -30,7 +29,7 @@ const MAX_HEADER_BYTES: usize = 16 * 1024;
 const ANSWER_HEADER: usize = 8 * 1024;
 
 /// Headers that decide where a request goes or where it ends. They are the host's to set.
-const FORBIDDEN: [&str; 10] = [
+const FORBIDDEN: [&str; 11] = [
     "host",
     "content-length",
     "connection",
@@ -38,6 +37,7 @@ const FORBIDDEN: [&str; 10] = [
     "te",
     "trailer",
     "upgrade",
+    "via",
     "keep-alive",
     "expect",
     "accept-encoding",
@@ -195,6 +195,12 @@ pub struct HeaderSet {
 }
 
 impl HeaderSet {
+    /// The headers, for a connection that is not egress's. Secrets among them are marked as sensitive.
+    #[must_use]
+    pub fn map(&self) -> &HeaderMap {
+        &self.map
+    }
+
     /// Adds a header whose value the plugin wrote.
     ///
     /// # Errors
@@ -288,22 +294,8 @@ impl Egress {
     }
 }
 
-/// A client for native servers on this machine: no proxy, no redirects. The caller chose the address, so none is judged.
-///
-/// # Errors
-/// When TLS cannot be set up.
-pub fn local_client() -> Result<Client, ClientError> {
-    Ok(base_builder()?
-        .no_proxy()
-        .connect_timeout(Duration::from_secs(5))
-        .build()?)
-}
-
 /// One exchange through `client`, whose address rules hold and no others.
-///
-/// # Errors
-/// When no whole answer comes in time.
-pub async fn exchange_with(
+async fn exchange_with(
     client: &Client,
     exchange: &Exchange,
     spill: Spill<'_>,

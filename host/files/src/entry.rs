@@ -2,8 +2,9 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::cache::{CacheError, CachedFile};
+use crate::cache::{CacheError, CachedFile, InUse};
 use crate::name::BadName;
 
 /// Number of a file within its job.
@@ -101,6 +102,13 @@ pub enum FileError {
 }
 
 impl Entry {
+    /// What keeps a file of the model cache from being removed, for whoever uses it longer than the job; none for the
+    /// job's own files.
+    #[must_use]
+    pub fn hold(&self) -> Option<Arc<InUse>> {
+        self.model.as_ref().map(|model| model.in_use.clone())
+    }
+
     /// That a model file is still the one that was checked. A job's own files are its own affair.
     pub(crate) fn check(&self) -> Result<(), FileError> {
         match &self.model {

@@ -46,12 +46,19 @@ pub(crate) fn description(description: &Description, grants: &Grants) -> Checked
             .backends
             .iter()
             .take(at)
-            .any(|other| other.name == one.name)
+            .any(|other| other.name == one.name && !is_alternative(other, one))
         {
             return wrong(format!("describes the backend `{}` twice", one.name));
         }
     }
     Ok(())
+}
+
+/// Whether two of one name are two programs for one thing: the first that is there is used.
+fn is_alternative(one: &Backend, other: &Backend) -> bool {
+    one.program != other.program
+        && one.optional == other.optional
+        && one.serves.is_some() == other.serves.is_some()
 }
 
 fn supported(kind: &SupportedKind) -> Checked {

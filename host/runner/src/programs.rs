@@ -19,6 +19,7 @@ use worker_egress::{Egress, OnProgress};
 use worker_plugins::contract::{Backend, BackendStatus, Failure};
 use worker_plugins::{Engine, Generation};
 
+use crate::effects::ProgramRules;
 use crate::provision::{Archives, shown};
 
 /// How often programs are looked for again. Shorter only touches the disk more; longer advertises what is gone.
@@ -27,6 +28,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// A program that is there.
 #[derive(Clone, Debug)]
 pub struct ProgramState {
+    /// Its bare name: of several that a plugin declares for one thing, the one that is here.
+    pub program: String,
     /// Where it is.
     pub path: PathBuf,
     /// How it was found, for people.
@@ -66,6 +69,8 @@ type Found = Result<ProgramState, MissingProgram>;
 /// ones, and both serve while the older has a job.
 pub struct Programs {
     models_root: PathBuf,
+    rules: ProgramRules,
+    work: PathBuf,
     machine: Machine,
     probes: worker_backends::Programs,
     releases: Releases,
@@ -76,25 +81,27 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Nothing is looked for yet. Below `dir` lie downloaded releases, what programs answered, and the folder that a
-    /// probed program sees as its own.
-    pub fn new(models_root: &Path, dir: &Path) -> Arc<Self> {
+    /// Nothing is looked for yet. Below `dir` lie downloaded releases, what programs answered, and the folder in which they
+    /// are asked. `rules` hold for them then, too.
+    pub fn new(models_root: &Path, dir: &Path, rules: ProgramRules) -> Arc<Self> {
         if let Err(error) = std::fs::create_dir_all(dir.join("work")) {
             tracing::warn!(target: "job", %error, "programs cannot be probed: no folder to run them in");
         }
-        Self::over(models_root, dir, true)
+        Self::over(models_root, dir, rules, true)
     }
 
     /// Programs that are looked for and never run: what they can do is what they answered before, where that is known.
     pub fn only_looked_at(models_root: &Path, dir: &Path) -> Arc<Self> {
-        Self::over(models_root, dir, false)
+        Self::over(models_root, dir, ProgramRules::default(), false)
     }
 
-    fn over(models_root: &Path, dir: &Path, asks: bool) -> Arc<Self> {
+    fn over(models_root: &Path, dir: &Path, rules: ProgramRules, asks: bool) -> Arc<Self> {
         let work = dir.join("work");
         let answers = Some(dir.join("answers"));
         Arc::new(Self {
             models_root: models_root.to_owned(),
+            rules,
+            work: work.clone(),
             machine: Machine::new(work.clone()),
             probes: worker_backends::Programs::with_answers(work, answers),
             releases: Releases::new(dir.to_owned()),
@@ -106,6 +113,14 @@ impl Programs {
 
     /// Removes what interrupted downloads left. Only for the worker that owns the folder, at its start.
     pub fn sweep(&self) {
+        // Folders of questions that nobody waited for to the end.
+        for entry in std::fs::read_dir(&self.work)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
         if let Err(error) = self.releases.sweep() {
             tracing::warn!(target: "job", "{error}");
         }
@@ -120,13 +135,7 @@ impl Programs {
     /// anew. Digests and answers are remembered by file, so that looking again is cheap.
     pub async fn discover(&self, generation: &Generation) {
         for engine in generation.engines() {
-            for backend in &engine.description().backends {
-                let key = (engine.identity().digest.clone(), backend.name.clone());
-                let known = self.read(&key);
-                let found = self.look(engine, backend).await;
-                tell(&engine.identity().name, backend, known.as_ref(), &found);
-                self.keep(key, found);
-            }
+            self.look_again(engine).await;
         }
     }
 
@@ -148,7 +157,8 @@ impl Programs {
     ) -> Result<(), Failure> {
         let mut changed = false;
         for (backend, archive) in self.downloadable(engine) {
-            let wanted = (&archive, backend.program.as_str());
+            let names = names_of(engine, &backend.name);
+            let wanted = (&archive, names.as_slice());
             let provided =
                 self.archives
                     .provide(&self.releases, wanted, egress, on_progress, cancel);
@@ -187,11 +197,14 @@ impl Programs {
     }
 
     async fn look_again(&self, engine: &Engine) {
-        for backend in &engine.description().backends {
-            let key = (engine.identity().digest.clone(), backend.name.clone());
+        for alternatives in named(engine) {
+            let Some(first) = alternatives.first() else {
+                continue;
+            };
+            let key = (engine.identity().digest.clone(), first.name.clone());
             let known = self.read(&key);
-            let found = self.look(engine, backend).await;
-            tell(&key.0, backend, known.as_ref(), &found);
+            let found = self.look(engine, &alternatives).await;
+            tell(&engine.identity().name, first, known.as_ref(), &found);
             self.keep(key, found);
         }
     }
@@ -208,10 +221,8 @@ impl Programs {
     }
 
     fn needed<'a>(&self, engine: &'a Engine) -> impl Iterator<Item = &'a Backend> {
-        engine
-            .description()
-            .backends
-            .iter()
+        named(engine)
+            .filter_map(|alternatives| alternatives.first().copied())
             .filter(|backend| !backend.optional)
     }
 
@@ -223,28 +234,23 @@ impl Programs {
         }
     }
 
-    async fn look(&self, engine: &Engine, backend: &Backend) -> Found {
+    async fn look(&self, engine: &Engine, alternatives: &[&Backend]) -> Found {
+        let (backend, path, origin, release) = self.place(engine, alternatives).await?;
         let missing = |reason: String| MissingProgram {
             program: backend.program.clone(),
             reason,
             archive: None,
-        };
-        let wanted = Wanted {
-            name: backend.name.clone(),
-            program: backend.program.clone(),
-            path_override_env: backend.overrides.path.clone(),
-        };
-        let own = worker_backends::find(&wanted, &self.models_root, &|name| std::env::var_os(name))
-            .map_err(|error| missing(error.to_string()))?;
-        let (path, origin, release) = match own {
-            Some(found) => (found.path, origin(&found.how), None),
-            None => self.downloaded(engine, backend).await?,
         };
         let digest = self
             .probes
             .digest(&path)
             .await
             .map_err(|error| missing(error.to_string()))?;
+        // What a plugin asks is the plugin's choice, as the arguments of a run are.
+        if self.asks && !backend.probes.is_empty() {
+            let checked = self.rules.check(engine.identity());
+            checked.map_err(|refused| missing(refused.to_string()))?;
+        }
         let answered = if self.asks {
             let asked = self.ask(&path, &backend.probes).await;
             Some(asked.map_err(|error| missing(error.to_string()))?)
@@ -256,6 +262,7 @@ impl Programs {
                 .collect()
         };
         Ok(ProgramState {
+            program: backend.program.clone(),
             origin,
             library_dir: library_dir(&path),
             path,
@@ -267,14 +274,56 @@ impl Programs {
     }
 
     async fn ask(&self, path: &Path, questions: &[Vec<String>]) -> Result<Vec<String>, ProbeError> {
+        let limits = ProbeLimits {
+            sandbox: self.rules.probe_policy(path),
+            memory_bytes: self.rules.memory_bytes,
+            ..ProbeLimits::default()
+        };
         // Probes are bounded by their own time limit.
         let never = CancellationToken::new();
         let mut answers = Vec::with_capacity(questions.len());
         for arguments in questions {
-            let limits = ProbeLimits::default();
             answers.push(self.probes.probe(path, arguments, &limits, &never).await?);
         }
         Ok(answers)
+    }
+
+    /// Where a program is: the operator's own under any of its names, else in a downloaded release.
+    async fn place<'a>(
+        &self,
+        engine: &Engine,
+        alternatives: &[&'a Backend],
+    ) -> Result<(&'a Backend, PathBuf, String, Option<String>), MissingProgram> {
+        for backend in alternatives {
+            let wanted = Wanted {
+                name: backend.name.clone(),
+                program: backend.program.clone(),
+                path_override_env: backend.overrides.path.clone(),
+            };
+            let own =
+                worker_backends::find(&wanted, &self.models_root, &|name| std::env::var_os(name));
+            let own = own.map_err(|error| MissingProgram {
+                program: backend.program.clone(),
+                reason: error.to_string(),
+                archive: None,
+            })?;
+            if let Some(found) = own {
+                return Ok((backend, found.path, origin(&found.how), None));
+            }
+        }
+        let mut first = None;
+        for backend in alternatives {
+            match self.downloaded(engine, backend).await {
+                Ok((path, origin, release)) => return Ok((backend, path, origin, release)),
+                // What can be done is said of the name that releases have today.
+                Err(missing) => first = first.or(Some(missing)),
+            }
+        }
+        Err(first.unwrap_or_else(|| MissingProgram {
+            program: String::new(),
+            reason: "its plugin names no program".to_owned(),
+            archive: None,
+        }))
     }
 
     /// A program in a release that was downloaded before; else what can be done about it.
@@ -370,7 +419,7 @@ impl Programs {
     /// Name and digest of the programs that an engine has at hand.
     pub fn used_by(&self, engine: &Engine) -> Vec<(String, String)> {
         self.present(engine)
-            .map(|(backend, state)| (backend.program.clone(), state.digest))
+            .map(|(_, state)| (state.program, state.digest))
             .collect()
     }
 
@@ -384,10 +433,8 @@ impl Programs {
 
     /// What an engine lacks.
     pub fn missing(&self, engine: &Engine) -> Vec<MissingProgram> {
-        let backends = &engine.description().backends;
-        backends
-            .iter()
-            .filter_map(|backend| self.get(engine, &backend.name).err())
+        named(engine)
+            .filter_map(|alternatives| self.get(engine, &alternatives.first()?.name).err())
             .collect()
     }
 
@@ -395,11 +442,9 @@ impl Programs {
         &'a self,
         engine: &'a Engine,
     ) -> impl Iterator<Item = (&'a Backend, ProgramState)> {
-        let backends = &engine.description().backends;
-        backends.iter().filter_map(|backend| {
-            self.get(engine, &backend.name)
-                .ok()
-                .map(|state| (backend, state))
+        named(engine).filter_map(|alternatives| {
+            let backend = alternatives.first().copied()?;
+            Some((backend, self.get(engine, &backend.name).ok()?))
         })
     }
 
@@ -407,6 +452,32 @@ impl Programs {
     pub async fn machine(&self) -> MachineState {
         self.machine.state(&CancellationToken::new()).await
     }
+}
+
+/// The backends of an engine by name, in the order declared. Several of one name are several programs for one thing, of
+/// which the first that is there is used: a program that its makers renamed, say.
+fn named(engine: &Engine) -> impl Iterator<Item = Vec<&Backend>> {
+    let backends = &engine.description().backends;
+    let is_first = |at: usize, name: &str| !backends.iter().take(at).any(|it| it.name == name);
+    backends
+        .iter()
+        .enumerate()
+        .filter(move |(at, backend)| is_first(*at, &backend.name))
+        .map(|(_, backend)| {
+            backends
+                .iter()
+                .filter(|it| it.name == backend.name)
+                .collect()
+        })
+}
+
+/// The programs that serve for a backend.
+fn names_of<'a>(engine: &'a Engine, backend: &str) -> Vec<&'a str> {
+    let backends = engine.description().backends.iter();
+    backends
+        .filter(|it| it.name == backend)
+        .map(|it| it.program.as_str())
+        .collect()
 }
 
 fn failure(program: &str, archive: &Archive, error: &ProvisionError) -> Failure {

@@ -111,16 +111,22 @@ impl Archives {
     pub(crate) async fn provide(
         &self,
         releases: &Releases,
-        (archive, program): (&Archive, &str),
+        (archive, programs): (&Archive, &[&str]),
         egress: &Egress,
         on_progress: OnProgress<'_>,
         cancel: &CancellationToken,
     ) -> Result<(), ProvisionError> {
-        let provided = releases
-            .provide(archive, program, egress, on_progress, cancel)
-            .await;
+        let mut provided = Ok(());
+        for program in programs {
+            let tried = releases.provide(archive, program, egress, on_progress, cancel);
+            provided = tried.await.map(drop);
+            // Unpacked is the archive in any case: another name is looked for in it without a download.
+            if !matches!(provided, Err(ProvisionError::Program { .. })) {
+                break;
+            }
+        }
         match provided {
-            Ok(_) => Ok(()),
+            Ok(()) => Ok(()),
             Err(error) => {
                 // A change that the operator accepts is looked for in the record of archives, not here.
                 if !error.retryable() && !matches!(error, ProvisionError::Changed { .. }) {

@@ -86,6 +86,7 @@ impl Model {
             progress: telling.progress,
         };
         let called = (self.name.as_str(), self.model.as_str());
-        bring(cache, egress, &self.checked, called, &told, cancel).await
+        let nothing = async { false };
+        bring(cache, egress, &self.checked, called, &told, nothing, cancel).await
     }
 }

@@ -14,7 +14,7 @@ use worker_backends::{Exit, Invocation, RunError, Running, SandboxPolicy};
 use crate::error::ServerError;
 use crate::exchange;
 use crate::instance::{Gone, Instance};
-use crate::launch::HOST;
+use crate::launch::{HOST, Holds};
 use crate::limits::Limits;
 use crate::port::{self, Holder};
 use crate::shown::random;
@@ -37,13 +37,14 @@ const LINE_BATCHES: usize = 16;
 /// Starts a process of the server and waits until it is ready. Dropped or cancelled meanwhile, it leaves none.
 pub(crate) async fn start(
     slot: &Arc<Slot>,
+    holds: &Holds,
     limits: &Limits,
     folder: &Path,
     cancel: &CancellationToken,
 ) -> Result<Arc<Instance>, ServerError> {
     for _ in 0..PORT_TRIES {
         let port = port::free()?;
-        let instance = spawn(slot, limits, folder, port).await?;
+        let instance = spawn(slot, holds, limits, folder, port).await?;
         let unfinished = Ends(Some(instance.clone()));
         let ready = tokio::select! {
             ready = until_ready(slot, limits, &instance) => ready,
@@ -144,6 +145,7 @@ async fn until_ready(slot: &Slot, limits: &Limits, instance: &Instance) -> Resul
 
 async fn spawn(
     slot: &Arc<Slot>,
+    holds: &Holds,
     limits: &Limits,
     folder: &Path,
     port: u16,
@@ -195,6 +197,7 @@ async fn spawn(
         idle: limits.idle,
         grace: limits.grace,
         _dir: dir,
+        _holds: holds.clone(),
     };
     tokio::spawn(async move {
         let gone = keeper.keep(running, inbox).await;
@@ -230,6 +233,7 @@ struct Keeper {
     idle: Duration,
     grace: Duration,
     _dir: Folder,
+    _holds: Holds,
 }
 
 impl Keeper {
@@ -240,7 +244,7 @@ impl Keeper {
             instance,
             idle,
             grace,
-            _dir,
+            ..
         } = &self;
         let is_idle = slot.idle(*idle, instance);
         tokio::pin!(is_idle);

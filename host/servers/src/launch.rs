@@ -1,7 +1,10 @@
 //! How a server is started, and which servers are the same.
 
+use std::any::Any;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -46,6 +49,25 @@ pub struct Launch {
     pub sandbox: Option<SandboxPolicy>,
     /// Bounds on what it writes. Silence and progress say nothing about a server that waits.
     pub limits: Limits,
+    /// Kept for as long as its process runs: what keeps its files where they are.
+    pub holds: Holds,
+}
+
+/// Things that are only kept, so that what they stand for stays. Whose servers are one does not depend on them.
+#[derive(Clone, Default)]
+pub struct Holds(Vec<Arc<dyn Any + Send + Sync>>);
+
+impl Holds {
+    /// Keeps one more.
+    pub fn add(&mut self, kept: Arc<dyn Any + Send + Sync>) {
+        self.0.push(kept);
+    }
+}
+
+impl fmt::Debug for Holds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} held", self.0.len())
+    }
 }
 
 /// Servers of one key are one server.
@@ -125,6 +147,7 @@ mod tests {
             start: Duration::from_secs(1),
             sandbox: None,
             limits: Limits::default(),
+            holds: Holds::default(),
         }
     }
 

@@ -20,7 +20,7 @@ mod target;
 
 pub use call::{Answer, Body, Repeat, Request, Spill};
 pub use error::{CallError, ServerError};
-pub use launch::Launch;
+pub use launch::{Holds, Launch};
 pub use lease::Lease;
 pub use limits::Limits;
 pub use servers::{Servers, Status};

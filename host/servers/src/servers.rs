@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::ServerError;
 use crate::instance::Instance;
 use crate::keep;
-use crate::launch::{Key, Launch};
+use crate::launch::{Holds, Key, Launch};
 use crate::lease::{Lease, User};
 use crate::limits::Limits;
 use crate::shown::Shown;
@@ -134,7 +134,7 @@ impl Servers {
             biased;
             () = cancel.cancelled() => return Err(ServerError::Cancelled),
             () = self.0.stopping.cancelled() => return Err(ServerError::Stopping),
-            instance = self.ready(&slot, cancel) => instance?,
+            instance = self.ready(&slot, &launch.holds, cancel) => instance?,
         };
         slot.lock().model.clone_from(&launch.model);
         Ok(Lease {
@@ -168,6 +168,7 @@ impl Servers {
     async fn ready(
         &self,
         slot: &Arc<Slot>,
+        holds: &Holds,
         cancel: &CancellationToken,
     ) -> Result<Arc<Instance>, ServerError> {
         let _starting = slot.starting.lock().await;
@@ -182,7 +183,7 @@ impl Servers {
                 ending.gone().await;
             }
             self.may_start(slot).await?;
-            match keep::start(slot, &self.0.limits, &self.0.folder, cancel).await {
+            match keep::start(slot, holds, &self.0.limits, &self.0.folder, cancel).await {
                 Ok(instance) if instance.is_usable() => return Ok(instance),
                 Ok(instance) => {
                     let gone = instance.gone().await;

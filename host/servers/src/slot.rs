@@ -8,13 +8,13 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::instance::Instance;
-use crate::launch::Launch;
+use crate::launch::{Holds, Launch};
 use crate::limits::Limits;
 use crate::shown::random;
 
 /// One server. It outlives its process, since it remembers how often that died.
 pub(crate) struct Slot {
-    /// As of its first lease.
+    /// As of its first lease, but for what is only held: that goes with the process.
     pub(crate) launch: Launch,
     /// Lets as many calls through as the server takes at once.
     pub(crate) gate: Arc<Semaphore>,
@@ -58,7 +58,10 @@ impl Slot {
             said: String::new(),
         };
         Self {
-            launch,
+            launch: Launch {
+                holds: Holds::default(),
+                ..launch
+            },
             gate: Arc::new(Semaphore::new(parallel)),
             starting: tokio::sync::Mutex::new(()),
             changed: Notify::new(),

@@ -284,7 +284,9 @@ pub(crate) fn mark_programs(paths: &Paths, settings: &Settings) -> Result<(), Fa
     } else if !support.is_complete() {
         tracing::warn!(target: "worker", "programs cannot be kept in a complete sandbox here: {support}");
     }
-    match worker_backends::mark(&paths.state)? {
+    let marked = worker_backends::mark(&paths.state)?;
+    tracing::info!(target: "worker", "programs are held to their memory by {}", worker_backends::memory_keeper());
+    match marked {
         Marked::Ended(0) => {}
         Marked::Ended(count) => {
             tracing::warn!(target: "worker", count, "ended processes that an earlier worker left running");
@@ -345,7 +347,8 @@ fn plugin_secrets(network: &Network) -> PluginSecrets {
 /// The programs of a configuration; nothing is looked for yet.
 pub(crate) fn programs(paths: &Paths, settings: &Settings) -> Result<Arc<Programs>, Failure> {
     std::fs::create_dir_all(&paths.state)?;
-    Ok(Programs::new(&settings.models_root, &paths.programs))
+    let rules = program_rules(paths, settings);
+    Ok(Programs::new(&settings.models_root, &paths.programs, rules))
 }
 
 /// How large a job the operator takes.

@@ -131,6 +131,7 @@ impl Control {
             "session": session,
             "sessions": self.states.sessions(),
             "heartbeat": heartbeat,
+            "memoryLimit": memory_limit(),
             "vramTotalGb": capabilities.vram_total_gb,
             "vramThresholdGb": capabilities.vram_threshold_gb,
             "currentJobId": current.as_ref().map(|job| job.job_id.to_string()),
@@ -161,6 +162,12 @@ impl Control {
             "swap": swap,
         })
     }
+}
+
+/// Who holds programs to their memory.
+fn memory_limit() -> Value {
+    let keeper = worker_backends::memory_keeper();
+    json!({ "by": if keeper.is_kernel() { "kernel" } else { "worker" }, "detail": keeper.to_string() })
 }
 
 /// The plugins of a generation, for `status` and `plugin list`.

@@ -41,6 +41,9 @@ use server::{Launch, Without};
 /// Name of the backend and of its program.
 const PROGRAM: &str = "sd-cli";
 
+/// Name of the program up to release 410.
+const OLD_PROGRAM: &str = "sd";
+
 /// The release whose options and words this plugin was written from; what is downloaded where the operator
 /// has none of his own.
 const RELEASE: &str = "master-827-97d2990";
@@ -55,8 +58,8 @@ impl Engine for SdCpp {
     type Task = ImageTask;
 
     fn describe() -> Description {
-        let backend = |program: &str, path: &str| {
-            Backend::new(program, program)
+        let backend = |name: &str, program: &str, path: &str| {
+            Backend::new(name, program)
                 .release(RELEASE)
                 .overrides(
                     path,
@@ -67,12 +70,14 @@ impl Engine for SdCpp {
                 .probe(["--version"])
                 .strict()
         };
-        let server = backend(server::PROGRAM, "STUDIO_WORKER_SD_SERVER")
+        let command = |program: &str| backend(PROGRAM, program, "STUDIO_WORKER_SD_CLI");
+        let server = backend(server::PROGRAM, server::PROGRAM, "STUDIO_WORKER_SD_SERVER")
             .server(server::served())
             .dispensable();
         Description::new(["sd-cpp"])
             .kind("image", ["sd-cpp:*"])
-            .backend(backend(PROGRAM, "STUDIO_WORKER_SD_CLI"))
+            .backend(command(PROGRAM))
+            .backend(command(OLD_PROGRAM))
             .backend(server)
     }
 

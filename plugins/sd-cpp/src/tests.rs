@@ -213,7 +213,7 @@ fn it_says_what_it_serves_and_needs() {
         .map(|kind| (kind.kind.as_str(), kind.models.as_slice()))
         .collect();
     assert_eq!(kinds, [("image", ["sd-cpp:*".to_owned()].as_slice())]);
-    let [backend, server] = description.backends.as_slice() else {
+    let [backend, old, server] = description.backends.as_slice() else {
         panic!("{description:?}")
     };
     assert!(server.optional && server.strict_options && server.serves.is_some());
@@ -222,6 +222,8 @@ fn it_says_what_it_serves_and_needs() {
         (backend.program.as_str(), backend.release.as_deref()),
         ("sd-cli", Some(RELEASE))
     );
+    // One thing by two names.
+    assert_eq!((old.name.as_str(), old.program.as_str()), ("sd-cli", "sd"));
     assert_eq!(
         backend.overrides.path.as_deref(),
         Some("STUDIO_WORKER_SD_CLI")

@@ -47,6 +47,10 @@ fn main() -> ExitCode {
         .skip(1)
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
+    if Program::of(&program) == Program::Server && !stage.release.has_server() {
+        say::err(b"fake-sd: there was no sd-server yet\n");
+        return ExitCode::from(64);
+    }
     stage.record(&arguments, "start", Value::Null);
     if stage.mode == Mode::IgnoreTerm && std::env::var_os(DEAF).is_none() {
         go_deaf(&program, &arguments);

@@ -74,6 +74,11 @@ impl Release {
         }
     }
 
+    /// The server came when the command got its name of today; before, that was `sd`.
+    pub(crate) fn has_server(self) -> bool {
+        self.0 >= 411
+    }
+
     /// Knows `--version` as its first argument.
     pub(crate) fn has_version(self) -> bool {
         self.0 >= 405

@@ -67,6 +67,10 @@ fn work(shared: &Shared) {
         let (id, job) = shared.queue.next();
         let stage = shared.stage.anew();
         stage.record(&shared.arguments, "generate", job.detail());
+        if stage.mode == Mode::ServerAbort {
+            crate::say::err(b"ggml.c:2267: GGML_ASSERT(ctx->mem_buffer != NULL) failed\n");
+            std::process::abort();
+        }
         if let Some(code) = generate::misbehave(stage.mode) {
             std::process::exit(code.into());
         }
@@ -162,6 +166,9 @@ fn submit(shared: &Shared, body: &[u8]) -> (u16, Option<Value>) {
     };
     match understood(&shared.launched, &fields) {
         Err(text) => wrong(&text),
+        Ok(_) if shared.stage.anew().mode == Mode::ServerFull => {
+            (429, Some(json!({"error": "job queue is full"})))
+        }
         Ok(job) => match shared.queue.push(job) {
             None => (429, Some(json!({"error": "job queue is full"}))),
             Some(id) => {

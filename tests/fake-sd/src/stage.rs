@@ -18,6 +18,10 @@ pub(crate) enum Mode {
     Ok,
     /// Host memory ends: the C++ library's words, then SIGABRT.
     Abort,
+    /// A server ends as by a failed check in the middle of a job; the command works.
+    ServerAbort,
+    /// A server is up but takes no further job; the command works.
+    ServerFull,
     /// Says nothing and never ends.
     Hang,
     /// The same, and SIGTERM does nothing.
@@ -61,6 +65,8 @@ impl Mode {
         Some(match word {
             "ok" => Self::Ok,
             "abort" => Self::Abort,
+            "server-abort" => Self::ServerAbort,
+            "server-full" => Self::ServerFull,
             "hang" => Self::Hang,
             "ignore-term" => Self::IgnoreTerm,
             "flood" => Self::Flood(number.unwrap_or(64)),

@@ -15,11 +15,36 @@ use std::process::{Command, ExitCode};
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let tried = match words.as_slice() {
-        ["--help"] => {
-            println!("usage: stand-in DEED [ARGUMENT]...");
-            return ExitCode::SUCCESS;
+    if words == ["--help"] {
+        help();
+        return ExitCode::SUCCESS;
+    }
+    match deed(&words) {
+        Ok(()) => println!("did"),
+        Err(error) => println!("refused: {error}"),
+    }
+    ExitCode::SUCCESS
+}
+
+/// Says how it is used, and what came of the deeds that the file beside it lists, one a line.
+fn help() {
+    println!("usage: stand-in DEED [ARGUMENT]...");
+    let list = std::env::current_exe().map(|path| path.with_extension("help"));
+    for line in list
+        .and_then(fs::read_to_string)
+        .unwrap_or_default()
+        .lines()
+    {
+        let words: Vec<&str> = line.split(' ').collect();
+        match deed(&words) {
+            Ok(()) => println!("{line}: did"),
+            Err(error) => println!("{line}: refused: {error}"),
         }
+    }
+}
+
+fn deed(words: &[&str]) -> io::Result<()> {
+    match words {
         ["abort"] => std::process::abort(),
         ["nothing", ..] => Ok(()),
         // A shell does whatever else a program can do.
@@ -61,12 +86,7 @@ fn main() -> ExitCode {
         }
         ["pair"] => UnixStream::pair().and_then(|(mut from, _to)| from.write_all(b"x")),
         _ => Err(io::Error::other("no such deed")),
-    };
-    match tried {
-        Ok(()) => println!("did"),
-        Err(error) => println!("refused: {error}"),
     }
-    ExitCode::SUCCESS
 }
 
 fn number(text: &str) -> u64 {

@@ -8,7 +8,8 @@
 //! ```text
 //! <dir>/archives.json            which digest each address gave
 //! <dir>/releases/<sha256>/…      one unpacked archive
-//! <dir>/staging/…                what is under way
+//! <dir>/partial/<address>        an archive that comes, or was interrupted: its download goes on there
+//! <dir>/staging/…                what is under way otherwise
 //! ```
 
 mod archive;
@@ -22,6 +23,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use worker_egress::{DownloadError, Egress, OnProgress, shown_url};
@@ -35,6 +37,9 @@ use known::Known;
 /// Longest archive that is downloaded. Larger lets a wrong address fill the disk; smaller refuses releases that carry a
 /// GPU vendor's libraries.
 const ARCHIVE_BYTES: u64 = 4 << 30;
+/// Age from which an unfinished archive is taken for given up. Shorter loses what would have been gone on with; longer keeps
+/// dead weight.
+const PARTIAL_AGE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// Folders that are searched for a program in a release, and their entries; releases have a dozen.
 const SEARCHED: usize = 10_000;
 
@@ -76,11 +81,23 @@ impl Releases {
         }
     }
 
-    /// Removes what an interrupted download or unpacking left. Only for the worker that owns the folder, at its start.
+    /// Removes what an interrupted unpacking left, and downloads that nobody went on with. Only for the worker that owns the
+    /// folder, at its start.
     ///
     /// # Errors
     /// When the folder cannot be removed.
     pub fn sweep(&self) -> Result<(), ProvisionError> {
+        for entry in fs::read_dir(self.partials())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let modified = entry.metadata().and_then(|it| it.modified());
+            let age = modified.ok().and_then(|then| then.elapsed().ok());
+            if age.is_some_and(|age| age > PARTIAL_AGE) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
         let staging = self.staging();
         match fs::remove_dir_all(&staging) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&staging)(error)),
@@ -176,11 +193,17 @@ impl Releases {
             max_bytes: Some(ARCHIVE_BYTES),
             approx_bytes: None,
         };
+        let partials = self.partials();
+        private_folder(&partials).map_err(at(&partials))?;
+        let partial = partials.join(known::key(&archive.url));
         let came = egress
-            .download(&archive.url, into, &wanted, on_progress, cancel)
+            .download_resumable(&archive.url, &partial, &wanted, on_progress, cancel)
             .await;
         match came {
-            Ok(downloaded) => Ok(hex::encode(downloaded.sha256)),
+            Ok(downloaded) => {
+                fs::rename(&partial, into).map_err(at(&partial))?;
+                Ok(hex::encode(downloaded.sha256))
+            }
             Err(DownloadError::Cancelled { .. }) => Err(ProvisionError::Cancelled),
             Err(error) => Err(ProvisionError::Download(error)),
         }
@@ -267,6 +290,10 @@ impl Releases {
 
     fn release(&self, sha256: &str) -> PathBuf {
         self.dir.join("releases").join(sha256)
+    }
+
+    fn partials(&self) -> PathBuf {
+        self.dir.join("partial")
     }
 
     fn staging(&self) -> PathBuf {

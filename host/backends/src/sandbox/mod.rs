@@ -30,8 +30,6 @@ pub struct SandboxPolicy {
     pub listen: Option<u16>,
     /// Whether it may use the GPU: its devices, its driver's configuration.
     pub gpu: bool,
-    /// Most memory that it and its children may hold; see [`crate::Exit::out_of_memory`]. None: no bound.
-    pub memory_bytes: Option<u64>,
     /// Further files and folders that the operator opened to every program, to read and execute.
     pub also_readable: Vec<PathBuf>,
     /// And to read and write.

@@ -41,6 +41,16 @@ fn grants() -> Grants {
 #[test]
 fn what_goes_beyond_or_makes_no_sense_is_refused() {
     assert!(description(&good(), &grants()).is_ok());
+    // Two programs for one thing.
+    let mut renamed = good();
+    let mut other = renamed.backends[0].clone();
+    other.program = "other".to_owned();
+    renamed.backends.push(other);
+    let mut both = grants();
+    both.programs.push("other".to_owned());
+    assert!(description(&renamed, &both).is_ok());
+    renamed.backends[1].optional = !renamed.backends[0].optional;
+    assert!(description(&renamed, &both).is_err());
     assert!(description(&good(), &Grants::default()).is_err());
     type Spoil = fn(&mut Description);
     let spoilt: [(&str, Spoil); 16] = [

@@ -9,63 +9,33 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use worker_backends::{Clock, gib};
+use worker_egress::Answered;
 use worker_files::{FileId, JobFiles};
-use worker_plugins::contract::{self, Backend, Call, Entry, Failure, Header, Response, Server};
-use worker_servers::{Body, CallError, Launch, Repeat, ServerError, ShownFile, check_target};
+use worker_plugins::contract::{Backend, Call, Entry, Failure, Request, Response, Server};
+use worker_servers::{Body, CallError, Holds, Launch, ServerError, ShownFile, check_target};
 
 use super::arguments::{self, KnownOptions, Places};
 use super::command::{declared, says_anything, watch};
-use super::perform::{Tools, file, on_disk, too_much};
+use super::perform::Tools;
+use super::request::{Terms, prepare, respond};
 use super::{Refused, environment};
-use crate::finish::part;
 use crate::programs::ProgramState;
-
-/// Longest body of a request, in bytes: it is held in memory.
-const MAX_BODY: u64 = 256 << 20;
-
-/// Most headers of a request, and most bytes of all of them.
-const MAX_HEADERS: usize = 64;
-const MAX_HEADER_BYTES: usize = 16 * 1024;
 
 /// The shortest pause between two of a repeated request. Shorter only keeps the server from its work.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
-
-/// Most values that mean "not yet".
-const MAX_PENDING: usize = 32;
-
-/// Headers that are the connection's, and so ours.
-const OURS: [&str; 12] = [
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "via",
-];
 
 pub(super) async fn call(
     tools: &Tools<'_>,
     call: Call,
     files: &JobFiles,
 ) -> Result<Response, Failure> {
+    let rules = &tools.shared.settings.programs;
+    rules.check(tools.engine.identity())?;
     let (backend, program) = declared(tools, &call.backend)?;
     let serves = backend.serves.as_ref().ok_or_else(|| Refused::NoServer {
         name: backend.name.clone(),
     })?;
-    tools
-        .shared
-        .settings
-        .programs
-        .check(tools.engine.identity())?;
     for (name, value) in &call.environment {
         environment::check(name, value, &tools.engine.grants().environment)?;
     }
@@ -95,7 +65,7 @@ pub(super) async fn call(
         answer = calling => answer,
         never = watching => never,
     };
-    respond(answer.map_err(no_answer)?, files).await
+    respond(answered(answer.map_err(no_answer)?), files).await
 }
 
 /// Ends idle servers, the one used longest ago first, until there is memory for the job. The server that is asked, where
@@ -136,6 +106,7 @@ fn launch(
         tools,
         files,
         readable: Vec::new(),
+        holds: Holds::default(),
     };
     let args = arguments::build(&call.arguments, &known, &mut places)?;
     let rules = &tools.shared.settings.programs;
@@ -159,6 +130,7 @@ fn launch(
         // The server's own folder takes the place of the job's.
         sandbox: rules.policy(identity, program, &files.scratch().home(), readable),
         limits: rules.limits(),
+        holds: places.holds,
     })
 }
 
@@ -167,6 +139,8 @@ struct CachedPlaces<'a> {
     tools: &'a Tools<'a>,
     files: &'a JobFiles,
     readable: Vec<PathBuf>,
+    /// The files are in use for as long as the server runs.
+    holds: Holds,
 }
 
 impl CachedPlaces<'_> {
@@ -179,6 +153,9 @@ impl CachedPlaces<'_> {
             return Err(Refused::NotCached { id });
         }
         self.readable.push(entry.path.clone());
+        if let Some(held) = entry.hold() {
+            self.holds.add(held);
+        }
         Ok(ShownFile {
             name: name.map_or(entry.info.name, str::to_owned),
             path: entry.path,
@@ -216,7 +193,7 @@ impl Places for CachedPlaces<'_> {
 /// A request with everything in it checked.
 async fn request(
     tools: &Tools<'_>,
-    asked: &contract::Request,
+    asked: &Request,
     serves: &Server,
     files: &JobFiles,
 ) -> Result<worker_servers::Request, Failure> {
@@ -224,111 +201,22 @@ async fn request(
         target: shown(&asked.target),
         why,
     })?;
-    let inline_limit = tools.engine.limits().memory_bytes / 4;
-    if u64::from(asked.inline_bytes) > inline_limit {
-        return Err(too_much(
-            "bytes of an answer to bring in",
-            asked.inline_bytes.into(),
-            inline_limit,
-        ));
-    }
-    let parts: Vec<_> = asked.body.iter().cloned().map(part).collect();
-    let body = if parts.is_empty() {
-        Bytes::new()
-    } else {
-        files.assemble(&parts, MAX_BODY).await.map_err(on_disk)?
+    let terms = Terms {
+        timeout: tools.shared.settings.programs.timeout,
+        shortest_pause: SHORTEST_PAUSE,
+        secret: &|_| Err(Refused::ServerSecret),
     };
-    let longest = tools.shared.settings.programs.timeout;
-    let largest = tools.shared.settings.files.file_bytes;
+    let prepared = prepare(tools, asked, &terms, files).await?;
     Ok(worker_servers::Request {
-        method: method(&asked.method)?,
+        headers: prepared.headers.map().clone(),
+        method: prepared.method,
         target: asked.target.clone(),
-        headers: headers(&asked.headers)?,
-        body,
-        timeout: asked
-            .timeout_ms
-            .map_or(longest, |ms| Duration::from_millis(ms).min(longest)),
-        max_bytes: asked.max_bytes.map_or(largest, |max| max.min(largest)),
-        inline_bytes: asked.inline_bytes,
-        repeat: asked.repeat.as_ref().map(repeat).transpose()?,
+        body: prepared.body,
+        timeout: prepared.timeout,
+        max_bytes: prepared.max_bytes,
+        inline_bytes: prepared.inline_bytes,
+        repeat: prepared.repeat,
     })
-}
-
-fn repeat(asked: &contract::Repeat) -> Result<Repeat, Refused> {
-    if asked.pending.len() > MAX_PENDING {
-        return Err(Refused::TooMuch {
-            what: "values that mean pending",
-            asked: asked.pending.len() as u64,
-            limit: MAX_PENDING as u64,
-        });
-    }
-    Ok(Repeat {
-        every: Duration::from_millis(asked.every_ms.into()).max(SHORTEST_PAUSE),
-        pointer: asked.pointer.clone(),
-        pending: asked.pending.clone(),
-    })
-}
-
-fn method(name: &str) -> Result<Method, Refused> {
-    let known = [
-        Method::GET,
-        Method::POST,
-        Method::PUT,
-        Method::PATCH,
-        Method::DELETE,
-        Method::HEAD,
-        Method::OPTIONS,
-    ];
-    let found = known.into_iter().find(|method| method.as_str() == name);
-    found.ok_or_else(|| Refused::Method {
-        method: shown(name),
-    })
-}
-
-/// Headers that say nothing of the connection and cannot become two.
-fn headers(asked: &[(String, Header)]) -> Result<HeaderMap, Refused> {
-    let bytes: usize = asked
-        .iter()
-        .map(|(name, value)| match value {
-            Header::Text(text) => name.len() + text.len(),
-            Header::Secret(_) => name.len(),
-        })
-        .sum();
-    if asked.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
-        return Err(Refused::TooMuch {
-            what: "bytes of headers, or headers",
-            asked: bytes.max(asked.len()) as u64,
-            limit: MAX_HEADER_BYTES as u64,
-        });
-    }
-    let mut headers = HeaderMap::new();
-    for (name, value) in asked {
-        let refused = |why| Refused::Header {
-            name: shown(name),
-            why,
-        };
-        let parsed = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| refused("has a name that no header can have"))?;
-        if OURS.contains(&parsed.as_str()) {
-            return Err(refused("is the host's to set"));
-        }
-        let Header::Text(text) = value else {
-            return Err(refused(
-                "is a secret; secrets are for the hosts that they are bound to, never for a server",
-            ));
-        };
-        let plain = text
-            .bytes()
-            .all(|byte| byte == b' ' || byte.is_ascii_graphic());
-        let value = HeaderValue::from_str(text)
-            .ok()
-            .filter(|_| plain)
-            .ok_or_else(|| {
-                refused("has a value with a line end or another character beyond printable ASCII")
-            })?;
-        headers.append(parsed, value);
-    }
-    Ok(headers)
 }
 
 /// What a plugin wrote, for a refusal: short and printable.
@@ -339,19 +227,15 @@ fn shown(text: &str) -> String {
         .collect()
 }
 
-async fn respond(answer: worker_servers::Answer, files: &JobFiles) -> Result<Response, Failure> {
-    let body = match answer.body {
-        Body::Bytes(bytes) => contract::Answer::Bytes(bytes),
-        Body::File(path) => {
-            let info = files.adopt(path, "answer").await.map_err(on_disk)?;
-            contract::Answer::File(file(info))
-        }
-    };
-    Ok(Response {
+fn answered(answer: worker_servers::Answer) -> Answered {
+    Answered {
         status: answer.status,
         headers: answer.headers,
-        body,
-    })
+        body: match answer.body {
+            Body::Bytes(bytes) => worker_egress::Body::Bytes(bytes),
+            Body::File(path) => worker_egress::Body::File(path),
+        },
+    }
 }
 
 fn no_server(error: ServerError) -> Failure {
@@ -365,49 +249,5 @@ fn no_answer(error: CallError) -> Failure {
     Failure {
         message: error.to_string(),
         retryable: error.is_passing(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_header_cannot_become_two_nor_speak_for_the_connection() {
-        let text = |value: &str| Header::Text(value.to_owned());
-        let rows = [
-            ("Host", text("evil")),
-            ("content-length", text("0")),
-            ("Transfer-Encoding", text("chunked")),
-            ("Connection", text("keep-alive")),
-            ("Upgrade", text("websocket")),
-            ("X-A\r\nHost", text("evil")),
-            ("X A", text("b")),
-            ("", text("b")),
-            ("X-A", text("b\r\nHost: evil")),
-            ("X-A", text("b\nc")),
-            ("X-A", text("b\0")),
-            ("X-A", text("é")),
-            ("Authorization", Header::Secret("token".to_owned())),
-        ];
-        for (name, value) in rows {
-            let refused = headers(&[(name.to_owned(), value.clone())]);
-            assert!(
-                matches!(refused, Err(Refused::Header { .. })),
-                "{name}: {value:?}"
-            );
-        }
-        let fine = headers(&[("Accept".to_owned(), text("image/png, */*"))]).unwrap();
-        assert_eq!(fine["accept"], "image/png, */*");
-        let many: Vec<_> = (0..65).map(|n| (format!("x-{n}"), text("y"))).collect();
-        assert!(matches!(headers(&many), Err(Refused::TooMuch { .. })));
-    }
-
-    #[test]
-    fn only_known_methods_are_sent() {
-        assert_eq!(method("POST"), Ok(Method::POST));
-        for bad in ["post", "CONNECT", "TRACE", "GET /x HTTP/1.1\r\nX:", ""] {
-            assert!(matches!(method(bad), Err(Refused::Method { .. })), "{bad}");
-        }
     }
 }

@@ -29,9 +29,9 @@ pub(super) async fn run(
     command: Command,
     files: &JobFiles,
 ) -> Result<Exit, Failure> {
-    let (backend, program) = declared(tools, &command.backend)?;
     let rules = &tools.shared.settings.programs;
     rules.check(tools.engine.identity())?;
+    let (backend, program) = declared(tools, &command.backend)?;
     for (name, value) in &command.environment {
         environment::check(name, value, &tools.engine.grants().environment)?;
     }
@@ -99,17 +99,18 @@ pub(super) fn declared<'a>(
     tools: &'a Tools<'_>,
     name: &str,
 ) -> Result<(&'a Backend, ProgramState), Refused> {
-    let declared = tools
-        .engine
-        .description()
-        .backends
-        .iter()
-        .find(|backend| backend.name == name);
-    let backend = declared.ok_or_else(|| Refused::UndeclaredBackend {
+    let backends = &tools.engine.description().backends;
+    let of_name = |backend: &&Backend| backend.name == name;
+    let backend = backends.iter().find(of_name);
+    let backend = backend.ok_or_else(|| Refused::UndeclaredBackend {
         name: name.chars().take(64).collect(),
     })?;
     match tools.shared.programs.get(tools.engine, name) {
-        Ok(program) => Ok((backend, program)),
+        Ok(program) => {
+            let mut alternatives = backends.iter().filter(of_name);
+            let chosen = alternatives.find(|it| it.program == program.program);
+            Ok((chosen.unwrap_or(backend), program))
+        }
         Err(missing) => Err(Refused::MissingProgram {
             name: backend.program.clone(),
             help: missing.to_string(),

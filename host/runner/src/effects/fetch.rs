@@ -67,7 +67,14 @@ async fn one(tools: &Tools<'_>, wanted: Checked, files: &JobFiles) -> Result<Fil
     };
     let (cache, egress) = (&tools.shared.cache, &tools.shared.egress);
     let called = (name.as_str(), tools.model);
-    let cached = models::bring(cache, egress, &wanted, called, &told, cancel).await?;
+    // A server that nobody uses holds its files; a job that needs their room counts more.
+    let release = async {
+        let servers = &tools.shared.servers;
+        let before = servers.list().len();
+        servers.release_memory(None, || async { false }).await;
+        servers.list().len() < before
+    };
+    let cached = models::bring(cache, egress, &wanted, called, &told, release, cancel).await?;
     files
         .adopt_cached(&cached, name)
         .await

@@ -1,33 +1,29 @@
 //! Requests to hosts that the operator granted, with secrets that the host puts in.
 
+use std::borrow::Cow;
+use std::io;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 use url::Url;
-use worker_egress::{Answered, Egress, Exchange, ExchangeError, Spill};
+use worker_egress::{Answered, Body, Exchange};
 use worker_files::JobFiles;
 use worker_plugins::SecretGrant;
 use worker_plugins::contract::{Failure, Request, Response};
+use worker_servers::Repeat;
 
 use super::Refused;
 use super::perform::Tools;
-use super::request::{self, Sender, Terms, not_answered};
+use super::request::{Prepared, Terms, not_answered, prepare, respond};
 use super::urls::on_granted_host;
 use crate::journal::bare_url;
 
 /// How long a request takes that names no time: an answer that is not there after a minute is not coming.
 const TIMEOUT: Duration = Duration::from_secs(60);
-
-impl Sender for Egress {
-    async fn send(
-        &self,
-        exchange: &Exchange,
-        spill: Spill<'_>,
-        cancel: &CancellationToken,
-    ) -> Result<Answered, ExchangeError> {
-        self.exchange(exchange, spill, cancel).await
-    }
-}
+/// The shortest pause between two of a repeated request. Shorter would hammer somebody's server.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest answer that is looked into for a repeat's pointer, in bytes; a longer one is no interim report.
+const MAX_LOOKED_INTO: u64 = 4 << 20;
 
 pub(super) async fn http(
     tools: &Tools<'_>,
@@ -58,15 +54,96 @@ pub(super) async fn http(
             })
     };
     let terms = Terms {
-        url: url.clone(),
         timeout: TIMEOUT,
-        longest: tools.shared.settings.programs.timeout,
-        inline: tools.engine.limits().memory_bytes / 4,
-        largest: tools.shared.settings.files.file_bytes,
+        shortest_pause: SHORTEST_PAUSE,
         secret: &secret,
     };
-    let cancel = &tools.reservation.cancel;
-    request::perform(egress.as_ref(), request, &terms, files, cancel).await
+    let prepared = prepare(tools, &request, &terms, files).await?;
+    respond(send(tools, url, prepared, files).await?, files).await
+}
+
+/// Sends it, again while its answer says that there is none yet.
+async fn send(
+    tools: &Tools<'_>,
+    url: Url,
+    prepared: Prepared,
+    files: &JobFiles,
+) -> Result<Answered, Failure> {
+    let (egress, cancel) = (&tools.shared.egress, &tools.reservation.cancel);
+    let whole = prepared.timeout;
+    let deadline = Instant::now() + whole;
+    let repeat = prepared.repeat;
+    let mut exchange = Exchange {
+        method: prepared.method,
+        url,
+        headers: prepared.headers,
+        body: prepared.body,
+        timeout: whole,
+        max_bytes: prepared.max_bytes,
+        inline_bytes: prepared.inline_bytes.into(),
+    };
+    let spill = || files.input_path().map_err(io::Error::other);
+    loop {
+        exchange.timeout = deadline.saturating_duration_since(Instant::now());
+        let answered = egress
+            .exchange(&exchange, &spill, cancel)
+            .await
+            .map_err(not_answered)?;
+        let pending = |repeat: &&Repeat| {
+            // One that failed is the last.
+            (200..300).contains(&answered.status)
+                && looked_into(&answered.body).is_some_and(|body| repeat.is_pending(&body))
+        };
+        let Some(repeat) = repeat.as_ref().filter(pending) else {
+            return Ok(answered);
+        };
+        if let Body::File(path) = &answered.body {
+            // Not the last one: nobody will ask for it.
+            std::fs::remove_file(path).map_err(|error| not_removed(&error))?;
+        }
+        if Instant::now() + repeat.every >= deadline {
+            return Err(still_pending(whole));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(repeat.every) => {}
+            () = cancel.cancelled() => return Err(cancelled()),
+        }
+    }
+}
+
+fn looked_into(body: &Body) -> Option<Cow<'_, [u8]>> {
+    match body {
+        Body::Bytes(bytes) => (bytes.len() as u64 <= MAX_LOOKED_INTO).then_some(bytes.into()),
+        Body::File(path) => {
+            let size = std::fs::metadata(path).ok()?.len();
+            let bytes = (size <= MAX_LOOKED_INTO).then(|| std::fs::read(path));
+            Some(bytes?.ok()?.into())
+        }
+    }
+}
+
+fn still_pending(whole: Duration) -> Failure {
+    Failure {
+        message: format!(
+            "the answer was still pending after {} s; allow it more time, or look at what it waits for",
+            whole.as_secs()
+        ),
+        retryable: true,
+    }
+}
+
+fn not_removed(error: &io::Error) -> Failure {
+    Failure {
+        message: format!("an answer cannot be removed from the job's files: {error}"),
+        retryable: true,
+    }
+}
+
+fn cancelled() -> Failure {
+    Failure {
+        message: "the job was cancelled".to_owned(),
+        retryable: false,
+    }
 }
 
 fn short(name: &str) -> String {

@@ -101,10 +101,10 @@ pub(crate) enum Refused {
         target: String,
         why: worker_servers::BadTarget,
     },
-    #[error("`{method}` is not a method of a call: GET, POST, PUT, PATCH, DELETE, HEAD or OPTIONS")]
-    Method { method: String },
-    #[error("header `{name}` of a call {why}")]
-    Header { name: String, why: &'static str },
+    #[error(
+        "a header of the call is a secret; secrets are for the hosts that they are bound to, never for a server"
+    )]
+    ServerSecret,
     #[error(
         "file {id} is of this job only; a server is launched with files of the model cache, so fetch it with a name to keep it under"
     )]

@@ -79,13 +79,15 @@ pub(crate) struct Told<'a> {
     pub(crate) progress: OnProgress<'a>,
 }
 
-/// A model file, from the cache or by a download into it.
+/// A model file, from the cache or by a download into it. Where the budget is taken up by files in use, `release` is asked
+/// to let go of what it can; it answers whether it did.
 pub(crate) async fn bring(
     cache: &ModelCache,
     egress: &Egress,
     checked: &Checked,
     (name, model): (&str, &str),
     told: &Told<'_>,
+    release: impl Future<Output = bool> + Send,
     cancel: &CancellationToken,
 ) -> Result<CachedFile, Failure> {
     let wanted = WantedFile {
@@ -98,13 +100,17 @@ pub(crate) async fn bring(
             .approx_bytes
             .map(|approx| approx.min(checked.max_bytes)),
     };
-    let download = |partial: Partial| async move {
-        (told.downloading)();
-        download(egress, checked, &partial, told.progress, cancel).await
+    let obtain = || {
+        let download = |partial: Partial| async move {
+            (told.downloading)();
+            download(egress, checked, &partial, told.progress, cancel).await
+        };
+        cache.obtain(&wanted, cancel, || (told.waiting)(), download)
     };
-    let brought = cache
-        .obtain(&wanted, cancel, || (told.waiting)(), download)
-        .await;
+    let brought = match obtain().await {
+        Err(ObtainError::Cache(CacheError::Budget { .. })) if release.await => obtain().await,
+        other => other,
+    };
     brought.map_err(|error| match error {
         ObtainError::Cache(error) | ObtainError::Download(Broken::Cache(error)) => in_cache(&error),
         ObtainError::Download(Broken::Download(error)) => not_downloaded(&error),

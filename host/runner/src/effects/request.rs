@@ -1,189 +1,127 @@
-//! Requests as plugins state them, for `http` and for `call`: everything checked, sent, sent again while the answer
-//! says that it is not ready, and handed back as bytes or as a file of the job.
+//! Requests as plugins state them, for `http` and for `call`: everything in them checked, and their answers handed back as
+//! bytes or as a file of the job. Where a request goes is checked by whoever sends it.
 
-use std::io;
 use std::time::Duration;
 
-use serde_json::Value;
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use url::Url;
-use worker_egress::{Answered, Body, Exchange, ExchangeError, HeaderSet, Spill, method};
+use bytes::Bytes;
+use http::Method;
+use worker_egress::{Answered, Body, ExchangeError, HeaderSet, method};
 use worker_files::JobFiles;
-use worker_plugins::contract::{Answer, Failure, Header, Repeat, Request, Response};
+use worker_plugins::contract::{Answer, Failure, Header, Request, Response};
+use worker_servers::Repeat;
 
 use super::Refused;
-use super::perform::{file, on_disk, too_much};
+use super::perform::{Tools, file, on_disk, too_much};
 use crate::finish::part;
 
 /// Longest body of a request, in bytes: it is held in memory.
 const MAX_BODY: u64 = 256 << 20;
-/// The shortest pause between two of a repeated request. Shorter would hammer somebody's server.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// Most values that mean "not yet".
 const MAX_PENDING: usize = 32;
-/// The longest answer that is looked into for a repeat's pointer.
-const MAX_LOOKED_INTO: usize = 4 << 20;
-
-/// How one exchange is made: through egress out there, through a plain client to a server on this machine.
-pub(super) trait Sender: Sync {
-    /// Sends it once.
-    fn send(
-        &self,
-        exchange: &Exchange,
-        spill: Spill<'_>,
-        cancel: &CancellationToken,
-    ) -> impl Future<Output = Result<Answered, ExchangeError>> + Send;
-}
 
 /// What a request is made under.
 pub(super) struct Terms<'a> {
-    /// Where it goes, checked by the caller.
-    pub(super) url: Url,
     /// When the plugin names no time: the whole, repeats included.
     pub(super) timeout: Duration,
-    /// The longest time that it may name.
-    pub(super) longest: Duration,
-    /// Bytes that an answer may bring into the plugin.
-    pub(super) inline: u64,
-    /// The longest answer, in bytes.
-    pub(super) largest: u64,
+    /// The shortest pause between two of a repeated request.
+    pub(super) shortest_pause: Duration,
     /// The value of a secret for this place.
     pub(super) secret: &'a (dyn Fn(&str) -> Result<String, Refused> + Sync),
 }
 
-/// Performs `request`. Its `target` is not looked at: it is in `terms.url`.
-pub(super) async fn perform(
-    sender: &impl Sender,
-    request: Request,
-    terms: &Terms<'_>,
-    files: &JobFiles,
-    cancel: &CancellationToken,
-) -> Result<Response, Failure> {
-    let asked = request.timeout_ms.map(Duration::from_millis);
-    let whole = asked.unwrap_or(terms.timeout).min(terms.longest);
-    let repeat = request.repeat.as_ref().map(check_repeat).transpose()?;
-    let mut exchange = prepare(&request, terms, files, whole).await?;
-    let deadline = Instant::now() + whole;
-    let spill = || {
-        files
-            .input_path()
-            .map_err(|error| io::Error::other(error.to_string()))
-    };
-    loop {
-        exchange.timeout = deadline.saturating_duration_since(Instant::now());
-        let answered = sender
-            .send(&exchange, &spill, cancel)
-            .await
-            .map_err(not_answered)?;
-        let Some(every) = repeat.filter(|_| is_pending(&request, &answered)) else {
-            return respond(answered, files).await;
-        };
-        if let Body::File(path) = &answered.body {
-            // Not the last one: nobody will ask for it.
-            std::fs::remove_file(path).map_err(|error| on_disk_here(&error))?;
-        }
-        if Instant::now() + every >= deadline {
-            return Err(Failure {
-                message: format!(
-                    "the answer was still pending after {} s; allow it more time, or look at what it waits for",
-                    whole.as_secs()
-                ),
-                retryable: true,
-            });
-        }
-        tokio::select! {
-            () = tokio::time::sleep(every) => {}
-            () = cancel.cancelled() => return Err(cancelled()),
-        }
-    }
+/// A request with everything in it checked, but for where it goes.
+pub(super) struct Prepared {
+    pub(super) method: Method,
+    pub(super) headers: HeaderSet,
+    pub(super) body: Bytes,
+    /// Time for all of it, repeats included.
+    pub(super) timeout: Duration,
+    /// Longest answer.
+    pub(super) max_bytes: u64,
+    /// An answer up to this long is brought into the plugin.
+    pub(super) inline_bytes: u32,
+    pub(super) repeat: Option<Repeat>,
 }
 
-async fn prepare(
+/// Checks `request` and puts its body together.
+pub(super) async fn prepare(
+    tools: &Tools<'_>,
     request: &Request,
     terms: &Terms<'_>,
     files: &JobFiles,
-    timeout: Duration,
-) -> Result<Exchange, Failure> {
-    let mut headers = HeaderSet::default();
-    for (name, value) in &request.headers {
-        match value {
-            Header::Text(text) => headers.text(name, text),
-            Header::Secret(secret) => headers.secret(name, &(terms.secret)(secret)?),
-        }
-        .map_err(not_answered)?;
-    }
-    let inline = u64::from(request.inline_bytes);
-    if inline > terms.inline {
+) -> Result<Prepared, Failure> {
+    let (inline, inline_limit) = (
+        u64::from(request.inline_bytes),
+        tools.engine.limits().memory_bytes / 4,
+    );
+    if inline > inline_limit {
         return Err(too_much(
             "bytes of an answer to bring in",
             inline,
-            terms.inline,
+            inline_limit,
         ));
     }
+    let method = method(&request.method).map_err(not_answered)?;
+    let headers = headers(&request.headers, terms.secret)?;
+    let repeat = request.repeat.as_ref();
+    let repeat = repeat.map(|asked| check_repeat(asked, terms)).transpose()?;
     let parts: Vec<_> = request.body.iter().cloned().map(part).collect();
-    let body = match parts.is_empty() {
-        true => bytes::Bytes::new(),
-        false => files.assemble(&parts, MAX_BODY).await.map_err(on_disk)?,
+    let body = if parts.is_empty() {
+        Bytes::new()
+    } else {
+        files.assemble(&parts, MAX_BODY).await.map_err(on_disk)?
     };
-    let largest = terms.largest;
-    Ok(Exchange {
-        method: method(&request.method).map_err(not_answered)?,
-        url: terms.url.clone(),
+    let longest = tools.shared.settings.programs.timeout;
+    let asked = request.timeout_ms.map(Duration::from_millis);
+    let largest = tools.shared.settings.files.file_bytes;
+    Ok(Prepared {
+        method,
         headers,
         body,
-        timeout,
-        max_bytes: request
-            .max_bytes
-            .map_or(largest, |asked| asked.min(largest)),
-        inline_bytes: inline,
+        timeout: asked.unwrap_or(terms.timeout).min(longest),
+        max_bytes: request.max_bytes.map_or(largest, |max| max.min(largest)),
+        inline_bytes: request.inline_bytes,
+        repeat,
     })
 }
 
-fn check_repeat(repeat: &Repeat) -> Result<Duration, Failure> {
-    if repeat.pending.len() > MAX_PENDING {
-        let count = repeat.pending.len() as u64;
+/// Headers that say nothing of the connection and cannot become two.
+fn headers(
+    asked: &[(String, Header)],
+    secret: &(dyn Fn(&str) -> Result<String, Refused> + Sync),
+) -> Result<HeaderSet, Failure> {
+    let mut headers = HeaderSet::default();
+    for (name, value) in asked {
+        match value {
+            Header::Text(text) => headers.text(name, text),
+            Header::Secret(named) => headers.secret(name, &secret(named)?),
+        }
+        .map_err(not_answered)?;
+    }
+    Ok(headers)
+}
+
+fn check_repeat(
+    asked: &worker_plugins::contract::Repeat,
+    terms: &Terms<'_>,
+) -> Result<Repeat, Failure> {
+    if asked.pending.len() > MAX_PENDING {
+        let count = asked.pending.len() as u64;
         return Err(too_much(
             "values that mean pending",
             count,
             MAX_PENDING as u64,
         ));
     }
-    let every = Duration::from_millis(repeat.every_ms.into());
-    Ok(every.max(SHORTEST_PAUSE))
+    Ok(Repeat {
+        every: Duration::from_millis(asked.every_ms.into()).max(terms.shortest_pause),
+        pointer: asked.pointer.clone(),
+        pending: asked.pending.clone(),
+    })
 }
 
-/// Whether the answer says that there is none yet. One that failed, or is no JSON, is the last.
-fn is_pending(request: &Request, answered: &Answered) -> bool {
-    let (Some(repeat), true) = (&request.repeat, (200..300).contains(&answered.status)) else {
-        return false;
-    };
-    let Some(value) = looked_into(&answered.body) else {
-        return false;
-    };
-    let found = match value.pointer(&repeat.pointer) {
-        Some(Value::String(text)) => text.clone(),
-        Some(other @ (Value::Bool(_) | Value::Number(_) | Value::Null)) => other.to_string(),
-        _ => return false,
-    };
-    repeat.pending.contains(&found)
-}
-
-fn looked_into(body: &Body) -> Option<Value> {
-    match body {
-        Body::Bytes(bytes) if bytes.len() <= MAX_LOOKED_INTO => serde_json::from_slice(bytes).ok(),
-        Body::File(path) => {
-            let size = std::fs::metadata(path).ok()?.len();
-            if size > MAX_LOOKED_INTO as u64 {
-                return None;
-            }
-            serde_json::from_slice(&std::fs::read(path).ok()?).ok()
-        }
-        Body::Bytes(_) => None,
-    }
-}
-
-async fn respond(answered: Answered, files: &JobFiles) -> Result<Response, Failure> {
+/// An answer as the plugin gets it.
+pub(super) async fn respond(answered: Answered, files: &JobFiles) -> Result<Response, Failure> {
     let body = match answered.body {
         Body::Bytes(bytes) => Answer::Bytes(bytes),
         Body::File(path) => {
@@ -205,16 +143,21 @@ pub(super) fn not_answered(error: ExchangeError) -> Failure {
     }
 }
 
-fn on_disk_here(error: &io::Error) -> Failure {
-    Failure {
-        message: format!("an answer cannot be removed from the job's files: {error}"),
-        retryable: true,
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn cancelled() -> Failure {
-    Failure {
-        message: "the job was cancelled".to_owned(),
-        retryable: false,
+    #[test]
+    fn a_secret_goes_only_where_it_is_given_out() {
+        let asked = [(
+            "Authorization".to_owned(),
+            Header::Secret("token".to_owned()),
+        )];
+        let given = headers(&asked, &|name| Ok(format!("value of {name}"))).unwrap();
+        assert_eq!(given.map()["authorization"], "value of token");
+        let refused = headers(&asked, &|_| Err(Refused::ServerSecret)).unwrap_err();
+        assert_eq!(refused, Failure::from(Refused::ServerSecret));
+        let two_in_one = [("X-A".to_owned(), Header::Text("b\r\nHost: evil".to_owned()))];
+        assert!(headers(&two_in_one, &|_| Ok(String::new())).is_err());
     }
 }

@@ -98,6 +98,7 @@ impl ProgramRules {
             first_progress: self.first_progress,
             next_progress: self.next_progress,
             written_bytes: self.written_bytes,
+            memory_bytes: self.memory_bytes,
             file_bytes: Some(self.file_bytes.min(self.written_bytes)),
             stdout_bytes: self.file_bytes,
             ..Limits::default()
@@ -119,9 +120,21 @@ impl ProgramRules {
             cache_dir: self.cache_dir(plugin, program),
             listen: None,
             gpu: true,
-            memory_bytes: self.memory_bytes,
             also_readable: self.readable.clone(),
             also_writable: self.writable.clone(),
+        })
+    }
+
+    /// What a program may reach while it answers a plugin's question: as a run, without the job's files and without what an
+    /// earlier run left behind. None where the operator wants no sandbox.
+    pub(crate) fn probe_policy(&self, program: &Path) -> Option<SandboxPolicy> {
+        self.sandbox.then(|| SandboxPolicy {
+            program_dir: self.program_dir(program),
+            // A program may be linked to its driver's libraries, which look for their devices when they are loaded.
+            gpu: true,
+            also_readable: self.readable.clone(),
+            also_writable: self.writable.clone(),
+            ..SandboxPolicy::default()
         })
     }
 

@@ -131,6 +131,19 @@ async fn memory_is_released_longest_unused_first_and_never_from_one_in_use() {
 }
 
 #[tokio::test]
+async fn what_it_holds_is_let_go_with_its_process() {
+    let rig = Rig::new();
+    let held = std::sync::Arc::new(());
+    let mut server = launch(&[]);
+    server.holds.add(held.clone());
+    rig.pid(&server).await;
+    drop(server);
+    assert_eq!(std::sync::Arc::strong_count(&held), 2);
+    rig.servers.release_memory(None, || async { false }).await;
+    assert_eq!(std::sync::Arc::strong_count(&held), 1);
+}
+
+#[tokio::test]
 async fn a_plugin_that_is_replaced_loses_its_servers_after_the_call_in_hand() {
     let rig = Rig::new();
     let (old, mut new) = (launch(&[]), launch(&[]));

@@ -97,6 +97,7 @@ pub(crate) fn launch(options: &[&str]) -> Launch {
         start: LIMIT,
         sandbox: None,
         limits: worker_backends::Limits::default(),
+        holds: worker_servers::Holds::default(),
     }
 }
 

@@ -1,14 +1,22 @@
 //! The machine: GPU, memory, Vulkan, and what the kernel has for the sandbox.
 
 use std::path::Path;
+use std::time::Duration;
 
+use reqwest::Method;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
-use worker_backends::{Machine, gib, vulkan};
+use worker_backends::{Machine, gib, memory_keeper, vulkan};
+use worker_config::Paths;
 
 use super::Check;
+use crate::client::Client;
 
-pub(super) async fn checks(work: &Path) -> Vec<Check> {
-    let state = Machine::new(work.join("work"))
+/// How long the running worker may take to say how it holds programs. It answers from memory.
+const LIMIT: Duration = Duration::from_secs(5);
+
+pub(super) async fn checks(paths: &Paths) -> Vec<Check> {
+    let state = Machine::new(paths.programs.join("work"))
         .state(&CancellationToken::new())
         .await;
     let gpu = match &state.gpu {
@@ -41,6 +49,7 @@ pub(super) async fn checks(work: &Path) -> Vec<Check> {
     if cfg!(target_os = "linux") {
         checks.push(vulkan_check());
         checks.push(sandbox_check());
+        checks.push(limit_check(paths).await);
     }
     checks
 }
@@ -80,4 +89,32 @@ fn sandbox_check() -> Check {
         found,
         "plugins that did not come with this worker run no programs here; see docs/sandbox.md",
     )
+}
+
+/// Who holds programs to their memory: as the running worker says, since a service is in another control group than this
+/// command; else what a worker started from here would do.
+async fn limit_check(paths: &Paths) -> Check {
+    let check = "memory.limit";
+    let next = "start the worker as a service of its own with Delegate=yes, so that the kernel does; docs/sandbox.md shows how";
+    let (is_kernel, found) = match told(paths).await {
+        Some((is_kernel, detail)) => (is_kernel, format!("the running worker: {detail}")),
+        None => {
+            let keeper = memory_keeper();
+            (keeper.is_kernel(), format!("started from here: {keeper}"))
+        }
+    };
+    if is_kernel {
+        Check::ok(check, found)
+    } else {
+        Check::warning(check, found, next)
+    }
+}
+
+async fn told(paths: &Paths) -> Option<(bool, String)> {
+    let client = Client::find(paths).ok()??;
+    let asked = client.json(Method::GET, "/daemon/status", None);
+    let status: Value = tokio::time::timeout(LIMIT, asked).await.ok()?.ok()?;
+    let limit = status.get("memoryLimit")?;
+    let detail = limit.get("detail")?.as_str()?.to_owned();
+    Some((limit.get("by")? == "kernel", detail))
 }

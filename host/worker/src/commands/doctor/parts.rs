@@ -67,8 +67,12 @@ pub(super) async fn checks(
                 "see its programs below",
             )
         });
+        let mut names = std::collections::HashSet::new();
         for backend in &engine.description().backends {
-            checks.push(program(&programs, engine, backend));
+            // Several of one name are one thing, by whichever program.
+            if names.insert(&backend.name) {
+                checks.push(program(&programs, engine, backend));
+            }
         }
     }
     if !generation
