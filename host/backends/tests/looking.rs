@@ -313,7 +313,11 @@ async fn answers_outlive_the_worker_and_a_broken_one_is_asked_for_again() {
     );
     assert_eq!(asked(), 2);
     // Another program with another answer.
-    let other = script(dir.path(), "other", "echo x >> asked; echo \"other $1\"");
+    let other = script(
+        dir.path(),
+        "other",
+        "echo x >> \"${0%/*}/asked\"; echo \"other $1\"",
+    );
     assert_eq!(
         probe(&programs, &other, &limits).await.unwrap(),
         "other --help"
