@@ -223,7 +223,7 @@ fn signature_path(file: &Path) -> PathBuf {
 }
 
 /// A file's bytes, read once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ReadOnce {
     name: String,
     file: String,

@@ -54,6 +54,8 @@ pub enum Rule {
     Pinned,
     /// It is no older than what served, where it comes from afar.
     Older,
+    /// The programs that it needs are here or can be had, where it replaces a version that has its own.
+    Programs,
     /// The section that says what it asks for is legible, and asks for nothing that no plugin gets.
     Asks,
     /// The operator grants all that it asks for.
@@ -99,6 +101,7 @@ impl Rule {
             Self::Metadata => "metadata",
             Self::Pinned => "pinned",
             Self::Older => "older",
+            Self::Programs => "programs",
             Self::Asks => "asks",
             Self::Granted => "granted",
             Self::ContractVersion => "contract-version",

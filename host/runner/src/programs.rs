@@ -148,7 +148,7 @@ impl Programs {
 
     /// Downloads what an engine needs and this machine lacks, as far as there are builds. Two jobs that need one release
     /// share its download.
-    pub(crate) async fn provide(
+    pub async fn provide(
         &self,
         engine: &Engine,
         egress: &Egress,
@@ -402,6 +402,12 @@ impl Programs {
                 Ok(_) => true,
                 Err(missing) => missing.archive.is_some(),
             })
+    }
+
+    /// Whether every program that an engine cannot do without is there.
+    pub fn is_ready(&self, engine: &Engine) -> bool {
+        self.needed(engine)
+            .all(|backend| self.get(engine, &backend.name).is_ok())
     }
 
     /// The programs of an engine as its jobs see them.

@@ -7,6 +7,7 @@ mod decide;
 mod grant;
 mod live;
 mod look;
+mod provide;
 mod refuse;
 mod start;
 mod take;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, broadcast};
+use worker_egress::Egress;
 use worker_plugins::{
     Broken, EmbeddedFile, Kept, KeptError, LoadError, Plugged, PluginSet, Print, Probed, Refusal,
     Rule, Sandbox, Serving, Stored, Terms, failpoint,
@@ -58,6 +60,8 @@ pub struct Options {
     pub sandbox: Arc<Sandbox>,
     /// Looks for the programs of a new version before it serves; none where no job will run.
     pub programs: Option<Arc<Programs>>,
+    /// Downloads programs for a new version; none where nothing is to be downloaded.
+    pub egress: Option<Egress>,
 }
 
 /// Why something asked for was not done, or nothing can serve.
@@ -164,6 +168,7 @@ pub struct Swapper {
     pub(crate) inner: Mutex<Inner>,
     pub(crate) changes: broadcast::Sender<StateChange>,
     live: live::Live,
+    providing: provide::Providing,
 }
 
 impl std::fmt::Debug for Swapper {

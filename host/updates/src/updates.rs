@@ -159,6 +159,7 @@ impl Updates {
                 return self.tell.notify_one();
             }
         }
+        self.options.swapper.give_up(&update.name, &update.digest);
         inner.put(update, self.options.limits.waiting);
         drop(inner);
         self.tell.notify_one();

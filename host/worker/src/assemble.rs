@@ -90,6 +90,7 @@ pub(crate) fn swap_options(
         journals: paths.journal.clone(),
         sandbox: sandbox.clone(),
         programs,
+        egress: None,
     })
 }
 

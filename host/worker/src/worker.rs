@@ -99,8 +99,10 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
     let shutdown = CancellationToken::new();
     let sandbox = assemble::sandbox(&paths)?;
     let programs = assemble::programs(&paths, &settings)?;
-    let swap =
+    let egress = assemble::egress(&paths, &settings)?;
+    let mut swap =
         assemble::swap_options(&paths, &sandbox, plugins.as_deref(), Some(programs.clone()))?;
+    swap.egress = Some(egress.clone());
     let loading = Swapper::start(swap);
     let listening = local::listen(&settings);
     let (loaded, listener) = tokio::join!(loading, listening);
@@ -116,7 +118,6 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
         assemble::studio(&paths, &settings, &url, &token, &serving).await?;
     let transport = Transport::new(&base)?;
     let delivery = assemble::delivery(&paths, &log)?;
-    let egress = assemble::egress(&paths, &settings)?;
     let swaps = Swaps::default();
     let counting = swaps.clone().count(&swapper);
     let runner = assemble::runner(

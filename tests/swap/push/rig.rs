@@ -8,7 +8,7 @@ use worker_tests::component::{asking, number, with_section};
 use worker_tests::{Home, Peer, PluginFolder, ScriptedStudio, Worker};
 use worker_trust::{KeyPair, SecretKey};
 
-use crate::support::{another, at_version, component, digest, nameless};
+use crate::support::{another, at_version, component, digest};
 
 /// Signs, and is trusted.
 pub(crate) struct Signer(KeyPair);
@@ -47,14 +47,19 @@ pub(crate) fn good() -> Vec<u8> {
     component("hostile")
 }
 
-/// Another component that says that it is the engine: what comes from afar must state its own name.
+/// Another component that says that it is the engine.
 pub(crate) fn posing(name: &str) -> Vec<u8> {
-    let own = b"hostile";
+    called(&component(name), "hostile")
+}
+
+/// A component under another name: what comes from afar must state its own.
+pub(crate) fn called(bytes: &[u8], name: &str) -> Vec<u8> {
     let mut content = vec![0];
-    content.extend(number(number(own.len()).len() + own.len()));
-    content.extend(number(own.len()));
-    content.extend(own);
-    with_section(&nameless(&component(name)), "component-name", &content)
+    content.extend(number(number(name.len()).len() + name.len()));
+    content.extend(number(name.len()));
+    content.extend(name.as_bytes());
+    let bare = without_section(bytes, "component-name");
+    with_section(&bare, "component-name", &content)
 }
 
 /// The good engine under another version.
@@ -76,9 +81,15 @@ pub(crate) fn better(mark: &str) -> Vec<u8> {
 
 /// A folder with the good engine and one trusted key.
 pub(crate) fn folder() -> PluginFolder {
-    let folder = PluginFolder::first_party()
-        .file("hostile.wasm", good())
-        .grant("[plugins.hostile]\nmemory-mib = 256\nreturned-mib = 16");
+    trusting(
+        PluginFolder::first_party()
+            .file("hostile.wasm", good())
+            .grant("[plugins.hostile]\nmemory-mib = 256\nreturned-mib = 16"),
+    )
+}
+
+/// The same with the key that is trusted in these tests.
+pub(crate) fn trusting(folder: PluginFolder) -> PluginFolder {
     let path = folder.path().join("plugins.toml");
     let grants = fs::read_to_string(path).unwrap();
     let keys = format!("keys = [\"{}\"]\n", Signer::trusted().line());

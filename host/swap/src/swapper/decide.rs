@@ -178,6 +178,7 @@ impl Swapper {
 
     /// By the operator's word: the version before serves again. What served until now can be brought back by the same word.
     pub async fn rollback(&self, name: &str) -> Result<Version, SwapError> {
+        self.give_up(name, "");
         let _work = self.work.lock().await;
         let mut inner = self.inner.lock().await;
         let entry = inner.book.plugins.get(name);
@@ -234,6 +235,7 @@ impl Swapper {
 
     /// Takes a plugin out of service. Its file stays where it is, and serves again once it changes.
     pub async fn remove(&self, name: &str) -> Result<(), SwapError> {
+        self.give_up(name, "");
         let _work = self.work.lock().await;
         {
             let inner = self.inner.lock().await;

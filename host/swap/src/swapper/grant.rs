@@ -2,7 +2,7 @@
 
 use worker_plugins::Stored;
 
-use super::take::Candidate;
+use super::take::{Candidate, Tried, gone_again};
 use super::{SwapError, Swapper};
 use crate::book::{Version, Waiting};
 
@@ -20,7 +20,7 @@ impl Swapper {
         name: &str,
         digest: Option<&str>,
     ) -> Result<(Version, Waiting), SwapError> {
-        let _work = self.work.lock().await;
+        let work = self.work.lock().await;
         let waiting = self.waiting(name).await;
         let mut waiting = waiting.ok_or_else(|| SwapError::NothingWaits(name.to_owned()))?;
         if self
@@ -40,7 +40,27 @@ impl Swapper {
             });
         }
         waiting.papers.granted = Some(waiting.asked.clone());
-        let taken = self.take_granted(name, &waiting).await;
+        let (tried, _work) = match self.take_granted(name, &waiting).await {
+            Ok(Tried::Lacks(engine)) => {
+                // Nobody waits for the download.
+                drop(work);
+                let provided = self.provide(&engine, &waiting.papers.from).await;
+                let work = self.work.lock().await;
+                let tried = match provided {
+                    Ok(()) => self.take_stored(name, &waiting).await,
+                    Err(broken) => Err(SwapError::Refused(broken.by(&format!("{name}.wasm")))),
+                };
+                (tried, work)
+            }
+            tried => (tried, work),
+        };
+        let taken = match tried {
+            Ok(Tried::In(version)) => Ok(version),
+            Ok(Tried::Lacks(_)) => {
+                Err(SwapError::Refused(gone_again().by(&format!("{name}.wasm"))))
+            }
+            Err(error) => Err(error),
+        };
         if let Err(error) = &taken {
             self.forget_waiting(name).await;
             self.refuse_for(name, &waiting.version, error, &waiting.papers.from)
@@ -49,7 +69,7 @@ impl Swapper {
         Ok((taken?, waiting))
     }
 
-    async fn take_granted(&self, name: &str, waiting: &Waiting) -> Result<Version, SwapError> {
+    async fn take_granted(&self, name: &str, waiting: &Waiting) -> Result<Tried, SwapError> {
         {
             let mut inner = self.inner.lock().await;
             let mut book = inner.book.clone();
@@ -58,6 +78,10 @@ impl Swapper {
             self.write(&book).await?;
             inner.book = book;
         }
+        self.take_stored(name, waiting).await
+    }
+
+    async fn take_stored(&self, name: &str, waiting: &Waiting) -> Result<Tried, SwapError> {
         let (kept, wanted) = (self.kept.clone(), name.to_owned());
         let digest = waiting.version.digest.clone();
         let again = digest.clone();

@@ -94,6 +94,7 @@ impl Swapper {
             inner: tokio::sync::Mutex::new(inner),
             changes: tokio::sync::broadcast::Sender::new(CHANGES),
             live,
+            providing: super::provide::Providing::default(),
         });
         swapper.write(&needed).await?;
         swapper.kept.sweep(&|digest| needed.needs(digest));

@@ -1,6 +1,10 @@
 //! A candidate's way into service.
 
-use worker_plugins::{Against, Broken, Origin, Plugged, ReadOnce, Rule, Stored, Terms, failpoint};
+use std::sync::Arc;
+
+use worker_plugins::{
+    Against, Broken, Engine, Origin, Plugged, ReadOnce, Rule, Stored, Terms, failpoint,
+};
 
 use super::{Asked, Inner, Place, SwapError, Swapper, prepare};
 use crate::book::{Entry, Papers, Version};
@@ -13,6 +17,14 @@ pub(crate) struct Candidate {
     pub(crate) digest: String,
     pub(crate) stored: Stored,
     pub(crate) papers: Papers,
+}
+
+/// How far a candidate came.
+pub(crate) enum Tried {
+    /// It serves.
+    In(Version),
+    /// Nothing speaks against it, and the programs of this engine have to be downloaded first.
+    Lacks(Arc<Engine>),
 }
 
 impl Swapper {
@@ -53,25 +65,44 @@ impl Swapper {
 
     /// Takes a file in. Whatever the answer, what serves is a whole generation: the one before, or one with this file.
     pub(crate) async fn take(&self, read: ReadOnce, from: Sender) -> Result<Version, SwapError> {
+        let (name, version) = (read.name().to_owned(), unread(&read));
+        self.give_up(&name, &version.digest);
+        let engine = match self.take_once(read.clone(), &from).await? {
+            Tried::In(version) => return Ok(version),
+            Tried::Lacks(engine) => engine,
+        };
+        // Nobody waits for the download. What serves may be another afterwards, so the file goes the whole way once more.
+        let broken = match self.provide(&engine, &from).await {
+            Ok(()) => match self.take_once(read, &from).await? {
+                Tried::In(version) => return Ok(version),
+                Tried::Lacks(_) => gone_again(),
+            },
+            Err(broken) => broken,
+        };
+        let refusal = broken.by(&format!("{name}.wasm"));
+        self.refuse(&name, &version, refusal.clone(), &from).await;
+        self.clear_store().await;
+        Err(SwapError::Refused(refusal))
+    }
+
+    /// The whole way, unless programs have to be downloaded first.
+    async fn take_once(&self, read: ReadOnce, from: &Sender) -> Result<Tried, SwapError> {
         let _work = self.work.lock().await;
         let name = read.name().to_owned();
-        let unread = Version {
-            digest: read.digest().to_owned(),
-            version: String::new(),
-        };
-        if let Some(answer) = self.known(&read, &from).await {
-            return answer;
+        let unread = unread(&read);
+        if let Some(answer) = self.known(&read, from).await {
+            return answer.map(Tried::In);
         }
         failpoint("read");
         if !self.is_told(&name, &unread.digest).await {
-            self.ask(&name, &unread, Asked::Checking, &from).await;
+            self.ask(&name, &unread, Asked::Checking, from).await;
         }
-        let taken = match self.store(read, &from).await {
+        let taken = match self.store(read, from).await {
             Ok(candidate) => self.try_in(candidate).await,
             Err(error) => Err(error),
         };
         if let Err(error) = &taken {
-            self.refuse_for(&name, &unread, error, &from).await;
+            self.refuse_for(&name, &unread, error, from).await;
             self.clear_store().await;
         }
         taken
@@ -289,7 +320,7 @@ impl Swapper {
     }
 
     /// Takes a stored candidate through every step that is left.
-    pub(crate) async fn try_in(&self, candidate: Candidate) -> Result<Version, SwapError> {
+    pub(crate) async fn try_in(&self, candidate: Candidate) -> Result<Tried, SwapError> {
         let Candidate {
             name,
             digest,
@@ -323,6 +354,10 @@ impl Swapper {
             version: plugged.identity().version.clone(),
         };
         self.look_for_programs(&plugged).await;
+        let lacks = self.lacks_programs(before.as_ref(), &plugged).await;
+        if let Some(engine) = lacks.map_err(refused)? {
+            return Ok(Tried::Lacks(engine));
+        }
         let from = papers.from.clone();
         let mut inner = self.inner.lock().await;
         let mut next = inner.clone();
@@ -344,8 +379,21 @@ impl Swapper {
         drop(inner);
         tracing::info!(target: "plugins", plugin = name, version = version.version, digest = version.digest, generation = self.serving.current().id(), "in service, on probation for {left} jobs; {told}");
         self.tell(&name, &version, State::Probation, &told, &from);
-        Ok(version)
+        Ok(Tried::In(version))
     }
+}
+
+fn unread(read: &ReadOnce) -> Version {
+    Version {
+        digest: read.digest().to_owned(),
+        version: String::new(),
+    }
+}
+
+/// What is said when programs that came are not there when they are looked for.
+pub(crate) fn gone_again() -> Broken {
+    Rule::Programs
+        .broken("its programs were downloaded and are gone again; look for what removes them")
 }
 
 /// Under which terms a version serves.

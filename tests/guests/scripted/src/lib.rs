@@ -34,6 +34,10 @@ impl Engine for Scripted {
                 routes: vec!["/v1".to_owned()],
             })
             .dispensable();
+        let stand_in = match cfg!(feature = "next") {
+            true => Backend::new("stand-in", "stand-in").overrides("", "", "STAND_IN_URL"),
+            false => stand_in,
+        };
         Description::new(["scripted"])
             .kind("scripted", ["scripted"])
             .backend(stand_in)
