@@ -42,7 +42,10 @@ impl Rig {
             "{}/graphics/api/workers/w-1/plugins/program.zip",
             shelf.base()
         );
-        let worker = home.start_with(folder.path(), &[("STAND_IN_URL", Path::new(&url))]);
+        let worker = home.start_with(
+            folder.path(),
+            &[("STUDIO_WORKER_STAND_IN_URL", Path::new(&url))],
+        );
         let peer = studio.welcomed_with(BOTH).await;
         let scripted = Scripted {
             studio,

@@ -35,7 +35,9 @@ impl Engine for Scripted {
             })
             .dispensable();
         let stand_in = match cfg!(feature = "next") {
-            true => Backend::new("stand-in", "stand-in").overrides("", "", "STAND_IN_URL"),
+            true => {
+                Backend::new("stand-in", "stand-in").overrides("", "", "STUDIO_WORKER_STAND_IN_URL")
+            }
             false => stand_in,
         };
         Description::new(["scripted"])
