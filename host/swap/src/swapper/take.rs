@@ -66,7 +66,6 @@ impl Swapper {
     /// Takes a file in. Whatever the answer, what serves is a whole generation: the one before, or one with this file.
     pub(crate) async fn take(&self, read: ReadOnce, from: Sender) -> Result<Version, SwapError> {
         let (name, version) = (read.name().to_owned(), unread(&read));
-        self.give_up(&name, &version.digest);
         let engine = match self.take_once(read.clone(), &from).await? {
             Tried::In(version) => return Ok(version),
             Tried::Lacks(engine) => engine,
@@ -93,6 +92,8 @@ impl Swapper {
         if let Some(answer) = self.known(&read, from).await {
             return answer.map(Tried::In);
         }
+        // It wants to serve, and is the newest that does.
+        self.give_up(&name, &unread.digest);
         failpoint("read");
         if !self.is_told(&name, &unread.digest).await {
             self.ask(&name, &unread, Asked::Checking, from).await;
