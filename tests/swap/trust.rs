@@ -76,6 +76,7 @@ impl Store {
             journals: state.path().join("journal"),
             sandbox: sandbox.clone(),
             programs: None,
+            egress: None,
         })
         .await
         .unwrap();

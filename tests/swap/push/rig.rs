@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
-use worker_tests::component::{asking, number, with_section};
+use worker_tests::component::{asking, number, with_section, without_section};
 use worker_tests::{Home, Peer, PluginFolder, ScriptedStudio, Worker};
 use worker_trust::{KeyPair, SecretKey};
 
