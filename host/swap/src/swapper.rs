@@ -9,6 +9,7 @@ mod live;
 mod look;
 mod provide;
 mod refuse;
+mod shop;
 mod start;
 mod take;
 #[cfg(test)]

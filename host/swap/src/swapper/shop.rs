@@ -1,0 +1,204 @@
+//! Where versions are had at a start: the store, the folder, the built-in set.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use worker_plugins::{
+    Broken, Kept, Lacks, Plugged, PluginSet, Refusal, Rule, Sandbox, Stored, Terms,
+};
+
+use super::take::terms;
+use super::{Inner, Place, SwapError, prepare};
+use crate::book::{Book, Entry, Papers, Version};
+
+/// Where one version may be had.
+#[derive(Clone)]
+pub(super) enum Choice {
+    Kept(Version),
+    File,
+    BuiltIn,
+}
+
+/// What became of one name.
+pub(super) struct Begun {
+    pub(super) name: String,
+    pub(super) chosen: Option<(Choice, Plugged, Papers)>,
+    pub(super) refused: Vec<(Choice, Refusal)>,
+    /// The folder's file asks for more than it may have.
+    pub(super) waits: Option<(Lacks, Papers)>,
+}
+
+/// Where versions are had, while a generation is made up.
+pub(super) struct Shop {
+    pub(super) place: Place,
+    pub(super) sandbox: Arc<Sandbox>,
+    pub(super) set: Arc<PluginSet>,
+    pub(super) built_in: Arc<PluginSet>,
+    pub(super) kept: Arc<Kept>,
+    /// Whether files are taken into the store.
+    pub(super) keeps: bool,
+    pub(super) book: Book,
+}
+
+/// Every plugin's first choice that can be loaded, several at a time.
+pub(super) async fn begin(shop: &Arc<Shop>) -> Result<Vec<Begun>, SwapError> {
+    let mut names: Vec<String> = shop.set.names().map(str::to_owned).collect();
+    for name in shop.book.plugins.keys() {
+        let file = format!("{name}.wasm");
+        if !names.contains(&file) {
+            names.push(file);
+        }
+    }
+    if names.len() > MAX_PLUGINS {
+        return Err(worker_plugins::LoadError::TooMany {
+            place: shop.set.place().to_owned(),
+        }
+        .into());
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let slots = Arc::new(tokio::sync::Semaphore::new(cores));
+    let mut tasks = JoinSet::new();
+    for file in names {
+        let (shop, slots) = (shop.clone(), slots.clone());
+        tasks.spawn(async move {
+            // Never closed, so there is always a slot to come.
+            let _slot = slots.acquire().await;
+            shop.one(file).await
+        });
+    }
+    let mut begun = Vec::new();
+    while let Some(one) = tasks.join_next().await {
+        begun.push(one.map_err(|_| SwapError::Interrupted)?);
+    }
+    begun.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(begun)
+}
+
+/// As many as one set may hold.
+const MAX_PLUGINS: usize = 128;
+
+/// Versions kept loaded to go back to.
+pub(super) async fn previous_of(shop: &Arc<Shop>, inner: &Inner) -> Vec<(String, Plugged)> {
+    let mut loaded = Vec::new();
+    for (name, entry) in &inner.book.plugins {
+        if let Some(previous) = &entry.previous
+            && let Ok(Some((plugged, _))) = shop.plug(name, &Choice::Kept(previous.clone())).await
+        {
+            loaded.push((name.clone(), plugged));
+        }
+    }
+    loaded
+}
+
+impl Shop {
+    /// The first choice that can be loaded.
+    async fn one(&self, file: String) -> Begun {
+        let name = file.strip_suffix(".wasm").unwrap_or(&file).to_owned();
+        let choices = match self.book.plugins.get(&name) {
+            Some(Entry {
+                active: None,
+                seen: None,
+                waiting: Some(waiting),
+                ..
+            }) if !waiting.papers.from.is_remote() => vec![Choice::File],
+            Some(Entry { active: None, .. }) => Vec::new(),
+            Some(entry) => {
+                let known = [&entry.active, &entry.previous].into_iter().flatten();
+                let mut choices: Vec<_> = known.cloned().map(Choice::Kept).collect();
+                choices.push(Choice::BuiltIn);
+                choices
+            }
+            None => vec![Choice::File],
+        };
+        let mut begun = Begun {
+            name,
+            chosen: None,
+            refused: Vec::new(),
+            waits: None,
+        };
+        for choice in choices {
+            match self.plug(&begun.name, &choice).await {
+                Ok(Some((plugged, papers))) => {
+                    begun.chosen = Some((choice, plugged, papers));
+                    break;
+                }
+                Ok(None) => break,
+                Err((broken, papers)) => match (&choice, broken.lacks) {
+                    (Choice::File, Some(lacks)) => begun.waits = Some((*lacks, papers)),
+                    (_, lacks) => {
+                        let broken = Broken { lacks, ..broken };
+                        begun.refused.push((choice, broken.by(&file)));
+                    }
+                },
+            }
+        }
+        begun
+    }
+
+    /// One version with what is known of it; on failure also that, where it was read.
+    async fn plug(
+        &self,
+        name: &str,
+        choice: &Choice,
+    ) -> Result<Option<(Plugged, Papers)>, (Broken, Papers)> {
+        let nameless = |broken| (broken, Papers::default());
+        let (set, built_in, kept) = (self.set.clone(), self.built_in.clone(), self.kept.clone());
+        let (name, choice, book) = (name.to_owned(), choice.clone(), self.book.clone());
+        let (is_built_in, keeps) = (matches!(choice, Choice::BuiltIn), self.keeps);
+        let stored = tokio::task::spawn_blocking(move || {
+            let file = format!("{name}.wasm");
+            match choice {
+                Choice::Kept(version) => {
+                    unquarantined(&book, &version.digest)?;
+                    let entry = book.plugins.get(&name);
+                    let papers = entry.map(|entry| entry.papers_of(&version.digest));
+                    let stored = Stored::again(&kept, &name, &version.digest)?;
+                    Ok(Some((stored, papers.unwrap_or_default())))
+                }
+                Choice::BuiltIn => {
+                    let read = built_in.read(&file)?;
+                    Ok(read.map(|read| (read.unstored(), Papers::default())))
+                }
+                Choice::File => {
+                    let Some(read) = set.read(&file)? else {
+                        return Ok(None);
+                    };
+                    unquarantined(&book, read.digest())?;
+                    let papers = Papers {
+                        signature: read.signature().map(str::to_owned),
+                        ..Papers::default()
+                    };
+                    let stored = match keeps {
+                        true => read.store(&kept)?,
+                        false => read.unstored(),
+                    };
+                    Ok(Some((stored, papers)))
+                }
+            }
+        });
+        let (stored, papers) = match stored.await {
+            Ok(Ok(Some(stored))) => stored,
+            Ok(Ok(None)) => return Ok(None),
+            Ok(Err(broken)) => return Err(nameless(broken)),
+            Err(_) => {
+                let broken = Rule::Readable.broken("reading it was interrupted");
+                return Err(nameless(broken));
+            }
+        };
+        let terms = match is_built_in {
+            true => Terms::built_in(),
+            false => terms(&self.place, &papers, &papers.from),
+        };
+        match prepare(&self.sandbox, &self.set, stored, terms).await {
+            Ok(probed) => Ok(probed.map(|probed| (probed.into_plugged(), papers))),
+            Err(broken) => Err((broken, papers)),
+        }
+    }
+}
+
+fn unquarantined(book: &Book, digest: &str) -> Result<(), Broken> {
+    match book.quarantine_of(digest) {
+        Some(one) => Err(Rule::Probe.broken(format!("its digest is quarantined: {}", one.reason))),
+        None => Ok(()),
+    }
+}
