@@ -178,6 +178,10 @@ async fn whatever_a_registry_says_what_serves_stays() {
         "liar",
         Said::body(text.clone()).header("Docker-Content-Digest", &other),
     );
+    // All else is there: but for the digests these would serve.
+    for name in ["swapped", "liar"] {
+        blob(name, Said::body(second.clone()));
+    }
     say("changed", Said::body(text.clone()));
     blob("changed", Said::body(first.clone()));
     let mut longer = second.clone();
@@ -246,9 +250,9 @@ async fn whatever_a_registry_says_what_serves_stays() {
     );
 
     for (reference, named) in [
-        (format!("swapped@{other}"), "digest"),
-        ("liar".to_owned(), "digest"),
-        ("changed".to_owned(), "digest"),
+        (format!("swapped@{other}"), "has the digest"),
+        ("liar".to_owned(), "has the digest"),
+        ("changed".to_owned(), "has the digest"),
         ("longer".to_owned(), "longer than"),
         ("huge".to_owned(), "longer than"),
         ("vast".to_owned(), "longer than"),
