@@ -10,6 +10,7 @@
 mod afar;
 mod commands;
 mod crashes;
+mod demonstration;
 mod folder;
 mod metrics;
 mod moments;
