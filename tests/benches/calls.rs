@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use worker_plugins::{BackendStatus, Engine, Job, Platform, Sandbox, SandboxOptions, Source, load};
 use worker_tests::{PluginFolder, SdCli, offers};
 
@@ -58,8 +58,8 @@ async fn empty(engine: &Engine) -> Duration {
     took
 }
 
-/// A job as a studio sends it, with the help text of a real release.
-fn job() -> Job {
+/// A claim as a studio sends it.
+pub(crate) fn claim() -> Value {
     let url = "https://models.example/z_image_turbo-Q4_K.gguf";
     let files = vec![
         offers::model_file("diffusion-model", url, "z_image_turbo-Q4_K.gguf"),
@@ -74,11 +74,16 @@ fn job() -> Job {
             "ae.safetensors",
         ),
     ];
-    let claim = offers::sd_image(
+    offers::sd_image(
         "job-1",
         files,
         &json!({"prompt": offers::long_prompt(), "width": 1024, "height": 1024}),
-    );
+    )
+}
+
+/// Its job as the engine sees it, with the help text of a real release.
+pub(crate) fn job() -> Job {
+    let claim = claim();
     let help = std::process::Command::new(SdCli::install().path())
         .arg("--help")
         .output()

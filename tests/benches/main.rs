@@ -1,4 +1,5 @@
-//! `cargo bench -p worker-tests`: what is promised about speed, each against a baseline of the same run.
+//! `cargo bench -p worker-tests`: what is promised about speed, each against a baseline of the same run. With words after
+//! `--`, only those benches whose name holds one.
 //!
 //! Prints one line per promise, the ratio or the figure first. Times are medians; nothing here fails by being slow, since
 //! another machine is another speed. A baseline that cannot be had is said, never replaced.
@@ -10,10 +11,16 @@
     reason = "a bench that cannot measure should say where it broke"
 )]
 
+mod cached;
 mod calls;
+mod downloads;
+mod host;
+mod journal;
 mod reference;
 mod spawn;
 mod starts;
+mod swaps;
+mod warm;
 mod wire;
 
 use std::time::Duration;
@@ -27,15 +34,49 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with('-'))
+        .collect();
+    let is_wanted =
+        |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
     runtime.block_on(async {
-        println!("-- policy calls, each in a fresh sandbox");
-        calls::measure().await;
-        println!("-- synthetic jobs over the wire, one after another");
-        wire::measure().await;
-        println!("-- image jobs through a program that takes no time");
-        spawn::measure().await;
-        println!("-- start and idling");
-        starts::measure().await;
+        if is_wanted("calls") {
+            println!("-- calls: policy calls, each in a fresh sandbox");
+            calls::measure().await;
+        }
+        if is_wanted("wire") {
+            println!("-- wire: synthetic jobs over the wire, one after another");
+            wire::measure().await;
+        }
+        if is_wanted("spawn") {
+            println!("-- spawn: image jobs through a program that takes no time");
+            spawn::measure().await;
+        }
+        if is_wanted("warm") {
+            println!("-- warm: image jobs whose program loads for a second");
+            warm::measure().await;
+        }
+        if is_wanted("downloads") {
+            println!("-- downloads: a model, verified, into the cache");
+            downloads::measure().await;
+        }
+        if is_wanted("cached") {
+            println!("-- cached: models that are there");
+            cached::measure().await;
+        }
+        if is_wanted("journal") {
+            println!("-- journal: what writing down a job costs");
+            journal::measure();
+        }
+        if is_wanted("swaps") {
+            println!("-- swaps: a new version of sd-cpp while jobs run");
+            swaps::measure().await;
+        }
+        if is_wanted("starts") {
+            println!("-- starts: start and idling");
+            starts::measure().await;
+        }
     });
 }
 
@@ -43,6 +84,12 @@ fn main() {
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times[times.len() / 2]
+}
+
+/// The one that 95 of a hundred do not exceed.
+fn p95(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[(times.len() * 95).div_ceil(100) - 1]
 }
 
 /// Milliseconds for people.

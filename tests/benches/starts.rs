@@ -32,20 +32,6 @@ pub(crate) async fn measure() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     println!(
         "{} MiB  resident when idle after the start (under 60 MiB)",
-        resident(worker.id())
+        worker.resident_kib() / 1024
     );
-}
-
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .expect("its memory");
-    let kib: u64 = line
-        .split_whitespace()
-        .nth(1)
-        .and_then(|number| number.parse().ok())
-        .expect("a number");
-    kib / 1024
 }

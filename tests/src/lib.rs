@@ -30,6 +30,7 @@ pub mod registry;
 pub mod sd_cli;
 pub mod search;
 pub mod studio;
+pub mod versions;
 pub mod wait;
 pub mod worker;
 

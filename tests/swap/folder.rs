@@ -1,65 +1,115 @@
 //! The folder: renames, writes in place, deletions, what is broken, what is endless.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::json;
-use worker_tests::{Home, PluginFolder};
+use serde_json::{Value, json};
+use worker_tests::{Home, PluginFolder, ScriptedStudio, Worker, offers};
 
-use crate::support::{Rig, a_while, another, bomb, component, digest};
+use crate::support::{Rig, a_while, active, another, bomb, component, digest, journals, rename_in};
+
+/// A poem for a studio to ask for.
+fn haiku(number: usize) -> Value {
+    let task = json!({"kind": "haiku", "text": "snow"});
+    let job = format!("job-{number}");
+    offers::claim(&job, "haiku", task, offers::source("haiku"))
+}
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hundreds_of_swaps_while_jobs_run_lose_and_tear_nothing() {
-    const SWAPS: usize = 200;
+async fn a_thousand_swaps_while_jobs_run_lose_and_tear_nothing_and_keep_no_memory() {
+    swaps(1000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a quarter of an hour; `cargo test -p worker-tests --test swap ten_thousand -- --ignored`"]
+async fn ten_thousand_swaps() {
+    swaps(10_000).await;
+}
+
+/// Versions that take turns while a studio offers one job after the other.
+async fn swaps(count: usize) {
     let first = component("haiku");
     let second = another(&first, "second");
-    let rig = Arc::new(Rig::start(&[("haiku.wasm", &first)]).await);
+    let studio = ScriptedStudio::start().await;
+    let home = Home::approved(&studio.base());
+    let folder = PluginFolder::first_party().file("haiku.wasm", &first);
+    let worker = home.start_with(folder.path(), &[]);
+    let mut peer = studio.welcomed().await;
     let swapping = Arc::new(AtomicBool::new(true));
     let jobs = tokio::spawn({
-        let (rig, swapping) = (rig.clone(), swapping.clone());
+        let swapping = swapping.clone();
         async move {
             let mut done = 0usize;
             while swapping.load(Ordering::SeqCst) || done < 10 {
-                rig.haiku().await;
+                // Each must be taken, and succeed.
+                peer.accepted(&haiku(done)).await;
+                peer.expect_result().await;
                 done += 1;
             }
             done
         }
     });
-    for round in 0..SWAPS {
+    let mut done_by: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    let mut note = || {
+        for (job, generation, engine) in journals(&home.path("state/journal")) {
+            done_by.entry(generation).or_default().insert(engine);
+            seen.insert(job);
+        }
+    };
+    let mut resident = Vec::new();
+    for round in 0..count {
         let next = if round % 2 == 0 { &second } else { &first };
-        rig.put("haiku.wasm", next);
-        rig.serves("haiku", &digest(next)).await;
+        rename_in(folder.path(), "haiku.wasm", next);
+        let wanted = digest(next);
+        worker
+            .status("the next version", |status| {
+                active(status, "haiku") == wanted
+            })
+            .await;
+        resident.push(worker.resident_kib());
+        // The last 500 journals or so are kept.
+        if round % 100 == 99 {
+            note();
+        }
     }
     swapping.store(false, Ordering::SeqCst);
     let done = jobs.await.unwrap();
-    let journals = rig.journals();
-    // Every job succeeded, or `haiku` had panicked; of their journals the last 500 or so are kept.
-    assert!(
-        journals.len() >= done.min(500),
-        "{} of {done}",
-        journals.len()
-    );
-    let mut of_generation: BTreeMap<&str, &str> = BTreeMap::new();
-    for (job, generation, engine) in &journals {
-        let same = of_generation.entry(generation).or_insert(engine);
-        assert_eq!(
-            same, engine,
-            "{job} mixes versions in generation {generation}"
+    note();
+    assert!(seen.len() >= done.min(500), "{} of {done}", seen.len());
+    // Two contents, so two names of generations, however often they took turns; and none holds both.
+    assert!(done_by.len() <= 2, "{done_by:?}");
+    for (generation, engines) in &done_by {
+        assert_eq!(engines.len(), 1, "{generation} mixes {engines:?}");
+        assert!(
+            engines
+                .iter()
+                .all(|engine| [digest(&first), digest(&second)].contains(engine))
         );
-        assert!([digest(&first), digest(&second)].contains(engine));
     }
-    // Two contents, so two names of generations, however often they took turns.
-    assert!(of_generation.len() <= 2, "{of_generation:?}");
-    let status = rig
-        .worker
+    let status = worker
         .status("no draining generation", |status| {
             status["swap"]["draining"] == json!([])
         })
         .await;
-    assert_eq!(status["swap"]["states"]["haiku"]["digest"], digest(&first));
+    assert_eq!(
+        active(&status, "haiku"),
+        digest(if count % 2 == 0 { &first } else { &second })
+    );
+    let quarter = |number: usize| {
+        let part = &resident[count * number / 4..count * (number + 1) / 4];
+        part.iter().sum::<u64>() / part.len() as u64
+    };
+    let (second, last) = (quarter(1), quarter(3));
+    println!(
+        "{count} swaps, {done} jobs; resident {second} KiB in the second quarter, {last} KiB in the last"
+    );
+    assert!(
+        last <= second + second / 20,
+        "memory grew from {second} KiB in the second quarter to {last} KiB in the last"
+    );
 }
 
 #[tokio::test]
@@ -217,24 +267,37 @@ async fn a_changed_policy_is_applied_and_a_broken_one_is_not() {
 }
 
 #[tokio::test]
-async fn a_compile_bomb_ends_in_the_child_and_no_heartbeat_is_missed() {
-    use worker_tests::ScriptedStudio;
+async fn a_compile_bomb_ends_in_the_child_and_no_heartbeat_is_missed_and_no_offer_waits() {
     let first = component("haiku");
     let studio = ScriptedStudio::start().await;
-    let home = worker_tests::Home::approved(&studio.base());
-    let folder = worker_tests::PluginFolder::first_party().file("haiku.wasm", &first);
+    let home = Home::approved(&studio.base());
+    let folder = PluginFolder::first_party().file("haiku.wasm", &first);
     let mut command = home.command(&["run", "--plugins"]);
     command
         .arg(folder.path())
         .env("STUDIO_WORKER_COMPILE_SECONDS", "8");
-    let worker = worker_tests::Worker::start(command, &home.path("local-api.json"));
+    let worker = Worker::start(command, &home.path("local-api.json"));
     let mut peer = studio.welcomed().await;
-    crate::support::rename_in(folder.path(), "haiku.wasm", &bomb(&first));
+    rename_in(folder.path(), "haiku.wasm", &bomb(&first));
     worker
         .status("compiling", |status| {
             status["swap"]["candidates"][0]["state"] == "checking"
         })
         .await;
+    // Offers are answered and jobs done as ever: the compilation outlasts them all.
+    for job in 0..20 {
+        let task = json!({"kind": "haiku", "text": "snow"});
+        let claim = offers::claim(
+            &format!("job-{job}"),
+            "haiku",
+            task,
+            offers::source("haiku"),
+        );
+        peer.accepted(&claim).await;
+        peer.expect_result().await;
+    }
+    let still = worker.api().await.get("/daemon/status").await;
+    assert_eq!(still["swap"]["candidates"][0]["state"], "checking");
     // Heartbeats come every five seconds; the child computes for eight at least.
     peer.expect("heartbeat").await;
     peer.expect("heartbeat").await;

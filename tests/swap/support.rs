@@ -5,20 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use worker_tests::component::{number, section, with_section, without_section};
-use worker_tests::folder::component_path;
 use worker_tests::{Api, Home, PluginFolder, Worker, offers};
 
-/// A component's bytes.
-pub(crate) fn component(name: &str) -> Vec<u8> {
-    fs::read(component_path(name)).unwrap()
-}
-
-/// The same plugin in other bytes: a custom section that nobody reads is added.
-pub(crate) fn another(bytes: &[u8], mark: &str) -> Vec<u8> {
-    with_section(bytes, "mark", mark.as_bytes())
-}
+pub(crate) use worker_tests::versions::{another, component, digest, rename_in};
 
 /// The same plugin without the section that says its name, so that its file may have any.
 pub(crate) fn nameless(bytes: &[u8]) -> Vec<u8> {
@@ -55,18 +45,6 @@ pub(crate) fn bomb(bytes: &[u8]) -> Vec<u8> {
 pub(crate) fn at_version(bytes: &[u8], version: &str) -> Vec<u8> {
     let bare = without_section(bytes, "version");
     with_section(&bare, "version", version.as_bytes())
-}
-
-/// SHA-256 in hexadecimal.
-pub(crate) fn digest(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
-}
-
-/// Replaces a file by renaming, as an installer does.
-pub(crate) fn rename_in(folder: &Path, name: &str, bytes: &[u8]) {
-    let partial = folder.join(format!("{name}.part"));
-    fs::write(&partial, bytes).unwrap();
-    fs::rename(partial, folder.join(name)).unwrap();
 }
 
 /// A worker with a folder that a test changes.
@@ -183,8 +161,11 @@ pub(crate) fn journals(dir: &Path) -> Vec<(String, String, String)> {
         .filter(|path| path.is_file())
         .collect();
     for file in files {
-        for line in fs::read_to_string(file).unwrap().lines() {
-            let event: Value = serde_json::from_str(line).unwrap();
+        // One may be pruned, and a line be in the making, while jobs run.
+        for line in fs::read_to_string(file).unwrap_or_default().lines() {
+            let Ok(event) = serde_json::from_str::<Value>(line) else {
+                continue;
+            };
             if event["event"] == "offered" || event["event"] == "again" {
                 let body = &event["body"];
                 let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -199,7 +180,8 @@ pub(crate) fn journals(dir: &Path) -> Vec<(String, String, String)> {
     found
 }
 
-fn active(status: &Value, name: &str) -> String {
+/// The digest that a status says to serve.
+pub(crate) fn active(status: &Value, name: &str) -> String {
     let plugins = status["plugins"].as_array().unwrap();
     let found = plugins.iter().find(|plugin| plugin["name"] == name);
     found.map_or_else(String::new, |plugin| {

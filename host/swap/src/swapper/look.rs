@@ -25,6 +25,8 @@ struct Looks {
     /// Whether the last look failed.
     blind: bool,
     policy: Option<(Arc<PluginSet>, Instant)>,
+    /// What came by renaming since the last look: whole as it is.
+    renamed: BTreeSet<String>,
 }
 
 impl Swapper {
@@ -52,6 +54,7 @@ impl Swapper {
                     if std::mem::take(&mut looks.blind) {
                         self.trouble(None).await;
                     }
+                    looks.renamed = watch.renamed();
                     self.look(Arc::new(set), &mut looks, watch.settled()).await
                 }
                 Ok(Err(error)) => {
@@ -112,6 +115,8 @@ impl Swapper {
                 && is_torn(&set, file).await
             {
                 true => settled * GONE_FACTOR,
+                // By renaming it came whole.
+                false if looks.renamed.contains(file) => std::time::Duration::ZERO,
                 false => settled,
             };
             if rest < patience {
