@@ -151,8 +151,8 @@ impl JobRun {
                 continue;
             };
             let outcomes = performer.perform(effects, files).await;
-            let ends = outcomes.iter().filter_map(unexplained);
-            self.unexplained = ends.last().unwrap_or(false);
+            let mut ends = outcomes.iter().filter_map(unexplained);
+            self.unexplained = ends.next_back().unwrap_or(false);
             for outcome in &outcomes {
                 self.journal.write(
                     "outcome",

@@ -60,6 +60,7 @@ impl Rig {
             journals: dir.path().join("journals"),
             sandbox: sandbox.unwrap(),
             programs: None,
+            egress: None,
         };
         let swapper = Swapper::start(options).await.unwrap();
         Self {
