@@ -453,14 +453,20 @@ impl Peer {
 
     /// The next frame of one type. Heartbeats, logs and progress before it are passed over, and nothing else.
     pub async fn expect(&mut self, kind: &str) -> Value {
-        loop {
-            let frame = self.frame().await;
-            match frame["type"].as_str().expect("a frame has a type") {
-                found if found == kind => return frame,
-                "heartbeat" | "logBatch" | "progress" => self.acknowledge_heartbeat(&frame).await,
-                other => panic!("{kind} was expected, not {other}: {frame}"),
+        // Heartbeats come for ever, so that each frame's own bound is none for the one that is waited for.
+        soon(&format!("a frame {kind}"), async {
+            loop {
+                let frame = self.frame().await;
+                match frame["type"].as_str().expect("a frame has a type") {
+                    found if found == kind => return frame,
+                    "heartbeat" | "logBatch" | "progress" => {
+                        self.acknowledge_heartbeat(&frame).await;
+                    }
+                    other => panic!("{kind} was expected, not {other}: {frame}"),
+                }
             }
-        }
+        })
+        .await
     }
 
     /// The next frame that is of none of these types.

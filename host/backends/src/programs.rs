@@ -54,6 +54,10 @@ impl Default for ProbeLimits {
 /// Most bytes that a program may write while it answers. More is no answer.
 const WRITTEN: u64 = 16 << 20;
 
+/// Largest file that a program may make while it answers. Sound libraries lay out 64 MiB of memory as a file at their start and
+/// write to little of it: with less such a program is ended before it says anything.
+const LARGEST_FILE: u64 = 512 << 20;
+
 /// Why a program's digest cannot be had.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -262,7 +266,7 @@ impl Programs {
         });
         invocation.written = vec![place];
         invocation.limits.written_bytes = WRITTEN;
-        invocation.limits.file_bytes = Some(WRITTEN);
+        invocation.limits.file_bytes = Some(LARGEST_FILE);
         invocation.limits.memory_bytes = limits.memory_bytes;
         // One more than allowed, so that too much can be told from just enough.
         invocation.limits.tail_bytes = limits.bytes.saturating_add(8 * 1024);

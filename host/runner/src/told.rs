@@ -292,7 +292,7 @@ mod tests {
         let mut told: Vec<Value> = asked.iter().map(|one| effect(one, plainly)).collect();
         told.push(outcome(&answer, true, plainly, digest_of));
         told.push(output(&product));
-        let grown = most_memory() - before;
+        let grown = most_memory().saturating_sub(before);
         assert!(grown < 4 * BODY as u64, "{} MiB", grown >> 20);
         for one in told {
             assert!(one.to_string().len() < 2000, "{one}");
