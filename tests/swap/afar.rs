@@ -298,8 +298,9 @@ async fn logins_and_tokens_stay_where_they_belong() {
     ];
     let home = Home::new();
     let login = format!(
-        "[[login]]\nhost = \"{}\"\npath-prefix = \"/\"\nuser = \"me\"\nvalue = \"planted\"\n",
-        tokens.host()
+        "[[login]]\nhost = \"{}\"\npath-prefix = \"/\"\nregistry = \"{}\"\nuser = \"me\"\nvalue = \"planted\"\n",
+        tokens.host(),
+        registry.host()
     );
     let file = home.path("network.toml");
     fs::write(&file, login).unwrap();
@@ -310,7 +311,7 @@ async fn logins_and_tokens_stay_where_they_belong() {
     let text = manifest(&second, Some(&signer.sign(&second))).to_string();
     let path = "/v2/acme/haiku/manifests/1";
     let challenge = format!(
-        "Bearer realm=\"http://{}/token\",service=\"s\"",
+        "Bearer realm=\"http://{}/token?scope=repository:acme/private:pull\",service=\"s\"",
         tokens.host()
     );
     registry.say(
@@ -343,6 +344,15 @@ async fn logins_and_tokens_stay_where_they_belong() {
     // `me:planted` in base64.
     assert_eq!(logins(&tokens), [Some("Basic bWU6cGxhbnRlZA==".to_owned())]);
     assert_eq!(logins(&storage), [None]);
+    // A registry that the login does not name gets no token by it.
+    let evil = ScriptedRegistry::start().await;
+    evil.say(
+        path,
+        Said::status(401).header("WWW-Authenticate", &challenge),
+    );
+    let address = format!("oci://{}/acme/haiku:1", evil.host());
+    rig.home.run(&["plugin", "add", &address]).await.error();
+    assert_eq!(logins(&tokens).last(), Some(&None));
     for line in rig.worker.lines() {
         assert!(!line.contains("planted") && !line.contains("t-1"), "{line}");
     }

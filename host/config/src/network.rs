@@ -32,6 +32,8 @@ pub struct Login {
     pub host: String,
     /// The path's beginning.
     pub path_prefix: String,
+    /// The registry for which tokens are asked with it, where that is another host.
+    pub registry: Option<String>,
     /// With a name it is a password; without one, `token` is sent as a bearer token.
     pub user: Option<String>,
     /// The token, or the password.
@@ -100,6 +102,7 @@ struct Document {
 struct LoginEntry {
     host: String,
     path_prefix: String,
+    registry: Option<String>,
     user: Option<String>,
     value: Option<Secret>,
     file: Option<PathBuf>,
@@ -158,6 +161,10 @@ impl Document {
                 entry.path_prefix.starts_with('/'),
                 "`path-prefix` must begin with /",
             )?;
+            at.check(
+                entry.registry.as_deref().is_none_or(is_host),
+                "`registry` must be a host, with its port where that is not 443",
+            )?;
             let named = |user: &String| {
                 !user.is_empty() && !user.contains(':') && !user.chars().any(char::is_control)
             };
@@ -170,6 +177,7 @@ impl Document {
                 token: at.secret(entry.value, entry.file, entry.env)?,
                 host: entry.host,
                 path_prefix: entry.path_prefix,
+                registry: entry.registry,
             });
         }
         for (index, entry) in self.secret.into_iter().enumerate() {
@@ -354,6 +362,7 @@ mod tests {
             format!("{login}value = 7"),
             "[[login]]\nhost = \"https://planted/\"\npath-prefix = \"/\"\nvalue = \"x\"".to_owned(),
             "[[login]]\nhost = \"h\"\npath-prefix = \"planted\"\nvalue = \"x\"".to_owned(),
+            format!("{login}value = \"x\"\nregistry = \"https://planted/\""),
             "download-hosts = [\"planted/x\"]".to_owned(),
         ] {
             let error = load(&text, 0o600).unwrap_err();

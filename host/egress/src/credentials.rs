@@ -12,6 +12,8 @@ use crate::policy::names_loopback;
 pub struct Credential {
     host: String,
     path_prefix: String,
+    /// The registry for which tokens may be asked with it, where that is another host.
+    registry: Option<String>,
     header: HeaderValue,
 }
 
@@ -34,6 +36,7 @@ impl Credential {
         Ok(Self {
             host: host.to_ascii_lowercase(),
             path_prefix: path_prefix.to_owned(),
+            registry: None,
             header,
         })
     }
@@ -58,8 +61,22 @@ impl Credential {
         Ok(Self {
             host: host.to_ascii_lowercase(),
             path_prefix: path_prefix.to_owned(),
+            registry: None,
             header,
         })
+    }
+
+    /// Lets tokens for plugins of `registry`, which may carry a port, be asked for with it.
+    #[must_use]
+    pub fn for_registry(mut self, registry: Option<&str>) -> Self {
+        self.registry = registry.map(str::to_ascii_lowercase);
+        self
+    }
+
+    /// Whether a token for `registry` may be asked for with it: it is for that host, or names it.
+    pub(crate) fn is_for_registry(&self, registry: &str) -> bool {
+        let named = self.registry.as_deref().unwrap_or(&self.host);
+        named.eq_ignore_ascii_case(registry)
     }
 
     /// The header for `url`, when it lies where this credential is for.
@@ -132,6 +149,18 @@ mod tests {
             "https://cdn.models.example/acme/x",
         ] {
             assert!(!at(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_login_buys_tokens_for_its_registry_alone() {
+        let own = Credential::bearer("auth.example", "/", "planted").unwrap();
+        assert!(own.is_for_registry("auth.example"));
+        assert!(!own.is_for_registry("evil.example"));
+        let own = own.for_registry(Some("Registry.example:8443"));
+        assert!(own.is_for_registry("registry.example:8443"));
+        for other in ["auth.example", "registry.example", "evil.example"] {
+            assert!(!own.is_for_registry(other), "{other}");
         }
     }
 

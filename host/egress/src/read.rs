@@ -74,6 +74,18 @@ impl Egress {
         }
     }
 
+    /// The same rules, with those of the operator's logins alone that may ask for tokens for `registry`.
+    #[must_use]
+    pub fn for_tokens_of(&self, registry: &str) -> Self {
+        let mut policy = (*self.policy).clone();
+        policy
+            .credentials
+            .retain(|login| login.is_for_registry(registry));
+        let mut egress = self.clone();
+        egress.policy = std::sync::Arc::new(policy);
+        egress
+    }
+
     /// Whether somebody at `start` may send this worker to `next`: the rule for redirects.
     ///
     /// # Errors

@@ -170,8 +170,8 @@ impl Pull<'_> {
         Ok(self.egress.read(&reading, self.cancel).await?)
     }
 
-    /// A token for reading this repository. The operator's login for the place that gives tokens goes there and nowhere else, by the
-    /// rules of `network.toml`; without one the token is anybody's.
+    /// A token for reading this repository. The operator's login for the place that gives tokens goes there where that is the registry's
+    /// own host, or the login names this registry: else any registry could have tokens bought for it. Without one the token is anybody's.
     async fn token(&self, challenge: &Challenge) -> Result<Credential, SupplyError> {
         let unusable = |why: &str| SupplyError::Challenge {
             why: why.to_owned(),
@@ -182,6 +182,8 @@ impl Pull<'_> {
             .check_next(&self.base, &realm)
             .map_err(|why| unusable(&why.to_string()))?;
         realm.set_fragment(None);
+        // A scope in it would be the registry's choice.
+        realm.set_query(None);
         {
             let mut query = realm.query_pairs_mut();
             if let Some(service) = &challenge.service {
@@ -195,7 +197,8 @@ impl Pull<'_> {
             logins: &[],
             max_bytes: MAX_TOKEN_ANSWER,
         };
-        let received = self.egress.read(&reading, self.cancel).await?;
+        let egress = self.egress.for_tokens_of(&self.reference.host);
+        let received = egress.read(&reading, self.cancel).await?;
         if received.status != 200 {
             return Err(SupplyError::Status {
                 url: shown_url(realm.as_str()),

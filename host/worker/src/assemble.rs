@@ -317,13 +317,15 @@ pub(crate) fn egress_policy(
         let Login {
             host,
             path_prefix,
+            registry,
             user,
             token,
         } = login;
-        match user {
+        let credential = match user {
             Some(user) => Credential::basic(host, path_prefix, user, token.expose()),
             None => Credential::bearer(host, path_prefix, token.expose()),
-        }
+        };
+        credential.map(|credential| credential.for_registry(registry.as_deref()))
     };
     Ok(worker_egress::Policy {
         allow_http_loopback: local,
