@@ -116,6 +116,14 @@ impl Session {
         plugins.find(|one| one.digest == digest && serving.contains(&one.state.as_str()))
     }
 
+    /// Whether it said, in this session, that the plugin of this digest serves there.
+    pub(crate) fn says_it_serves(&self, digest: &str) -> bool {
+        let serving = [plugin_state::PROBATION, plugin_state::ACTIVE];
+        let mut told = self.plugins_told.values();
+        self.serves(digest).is_some()
+            || told.any(|one| one.digest == digest && serving.contains(&one.state.as_str()))
+    }
+
     /// Keeps what it said of a plugin.
     pub(crate) fn told(&mut self, status: PluginStatus) {
         if self.plugins_told.len() < PLUGINS || self.plugins_told.contains_key(&status.name) {

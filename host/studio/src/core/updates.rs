@@ -311,11 +311,18 @@ impl Core {
         if lacks {
             self.send_to(id, vec![canary.clone()]);
         }
+        let session = self.session_of(&canary);
+        let session = session.and_then(|no| self.sessions.get(&no));
         let Some(rollout) = self.rollouts.get_mut(id) else {
             return false;
         };
         let share = rollout.row.shares.get(&canary);
-        let passed = share.is_some_and(|share| share.passed(&rollout.row.rules, now_ms()).is_ok());
+        // On probation time passes for a worker that crashed as well: it has to be there.
+        let lives = session.is_some_and(|session| session.says_it_serves(&rollout.row.digest));
+        let passed = share.is_some_and(|share| {
+            (lives || share.state == plugin_state::ACTIVE)
+                && share.passed(&rollout.row.rules, now_ms()).is_ok()
+        });
         if passed {
             rollout.row.phase = Phase::Rolling;
             self.record_rollout(id);

@@ -200,6 +200,33 @@ async fn an_idle_canary_passes_by_soaking() {
 }
 
 #[tokio::test]
+async fn a_canary_that_is_gone_passes_by_no_soaking() {
+    let rig = Rig::with(|options| options.timing.alarm = Duration::from_millis(50)).await;
+    let mut one = rig.worker_with("i-1", able()).await;
+    let mut two = rig.worker_with("i-2", able()).await;
+    let id = push(&rig, json!({"soakSeconds": 1})).await;
+    let update = pushed(&mut one).await;
+    told(&mut one, &update, "probation", "").await;
+    until(&rig, &id, |view| of(view, &one)["state"] == "probation").await;
+    let (worker, token) = one.vanish();
+    let passed = "has passed; it is not connected";
+    until(&rig, &id, |view| {
+        view["waiting"]
+            .as_str()
+            .is_some_and(|waiting| waiting.contains(passed))
+    })
+    .await;
+    two.expect_nothing(None).await;
+    assert_eq!(rig.get(&format!("/updates/{id}")).await["state"], "canary");
+    // It is there again and says that the version serves.
+    let mut one = rig.connect(&worker, &token, able()).await;
+    two.expect_nothing(None).await;
+    told(&mut one, &update, "probation", "").await;
+    pushed(&mut two).await;
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn a_rollout_outlives_a_restart_and_a_dropped_session() {
     let rig = Rig::with(|options| options.timing.retry = Duration::ZERO).await;
     let mut one = rig.worker_with("i-1", able()).await;
