@@ -408,7 +408,7 @@ fn commands(old: &Command, new: &Command, lines: &mut Vec<String>) {
                 let before = left.remove(at);
                 lines.push(format!(
                     "{} {}",
-                    argument.0,
+                    cut(&argument.0),
                     changed(
                         before.1.as_deref().unwrap_or("nothing"),
                         argument.1.as_deref().unwrap_or("nothing")

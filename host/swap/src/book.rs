@@ -21,8 +21,13 @@ const MAX_EVENTS: usize = 256;
 const MAX_QUARANTINED: usize = 256;
 /// Replacements remembered of a plugin. Fewer would let an old version of the same number come again from afar.
 const MAX_REPLACED: usize = 128;
-/// A larger file is none of ours.
-const MAX_BYTES: u64 = 4 << 20;
+/// A larger file is none of ours, and none is written. Smaller refuses a worker with many plugins its swaps; larger only costs memory.
+const MAX_BYTES: u64 = 16 << 20;
+/// Size up to which candidates may wait in it. The rest is for what must never fail for want of room: to roll back and to quarantine.
+const MAX_WAITING_BYTES: u64 = MAX_BYTES / 2;
+/// Longest reason that is kept, in bytes. With [`MAX_EVENTS`] and [`MAX_QUARANTINED`] all of them stay far below [`MAX_BYTES`], also
+/// where JSON takes six bytes for one; less cuts what a comparison found.
+const MAX_REASON: usize = 1024;
 /// Crashes during its probation after which a digest is quarantined: one may be the power's fault.
 const MAX_STRIKES: u32 = 2;
 
@@ -226,6 +231,9 @@ impl Book {
         let folder = path.parent().unwrap_or_else(|| Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
         let text = serde_json::to_vec_pretty(self).map_err(|error| failed(error.into()))?;
+        if text.len() as u64 > MAX_BYTES {
+            return Err(failed(too_large()));
+        }
         file.write_all(&text).map_err(failed)?;
         file.as_file().sync_all().map_err(failed)?;
         worker_plugins::failpoint(point);
@@ -235,6 +243,12 @@ impl Book {
             .and_then(|folder| folder.sync_all())
             .map_err(failed)?;
         Ok(())
+    }
+
+    /// Whether another candidate may wait in it.
+    pub(crate) fn has_room(&self) -> bool {
+        let text = serde_json::to_vec_pretty(self);
+        text.is_ok_and(|text| text.len() as u64 <= MAX_WAITING_BYTES)
     }
 
     /// Why a digest is quarantined.
@@ -250,7 +264,7 @@ impl Book {
         self.quarantined.push(Quarantined {
             plugin: plugin.to_owned(),
             digest: digest.to_owned(),
-            reason: reason.to_owned(),
+            reason: cut(reason),
             at: timestamp(SystemTime::now()),
         });
         let surplus = self.quarantined.len().saturating_sub(MAX_QUARANTINED);
@@ -265,7 +279,7 @@ impl Book {
             version: version.version.clone(),
             digest: version.digest.clone(),
             state: state.to_owned(),
-            reason: reason.to_owned(),
+            reason: cut(reason),
         });
         let surplus = self.history.len().saturating_sub(MAX_EVENTS);
         self.history.drain(..surplus);
@@ -340,6 +354,22 @@ impl Book {
     }
 }
 
+/// A book that no start would read is not written: what is on disk stays.
+fn too_large() -> std::io::Error {
+    std::io::Error::new(
+        std::io::ErrorKind::FileTooLarge,
+        format!("it would be longer than {MAX_BYTES} bytes; `plugin remove` what is not wanted"),
+    )
+}
+
+fn cut(reason: &str) -> String {
+    let end = reason.floor_char_boundary(MAX_REASON);
+    match reason.get(..end) {
+        Some(start) if end < reason.len() => format!("{start}…"),
+        _ => reason.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,6 +402,26 @@ mod tests {
             book.quarantine_of("new").is_some(),
             "twice is its own doing"
         );
+    }
+
+    #[test]
+    fn long_reasons_are_cut_and_a_book_that_no_start_reads_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        let mut book = Book::default();
+        let long = "\u{1}ü".repeat(1 << 20);
+        for number in 0..2 * MAX_EVENTS {
+            book.note("x", &version("d"), "refused", &long);
+            book.quarantine("x", &format!("d-{number}"), &long);
+        }
+        assert!(book.has_room());
+        book.save(&path).unwrap();
+        assert_eq!(Book::load(&path).unwrap().history, book.history);
+        let before = fs::read(&path).unwrap();
+        book.place = "p".repeat(usize::try_from(MAX_BYTES).unwrap());
+        book.save(&path).unwrap_err();
+        assert_eq!(fs::read(&path).unwrap(), before);
+        assert!(!book.has_room());
     }
 
     #[test]

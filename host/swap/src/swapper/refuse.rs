@@ -61,6 +61,7 @@ impl Swapper {
     ) {
         let refusal = match error {
             SwapError::Waiting { .. } => return,
+            SwapError::Pinned(_) => return self.ask(name, version, Asked::Pinned, from).await,
             SwapError::Refused(refusal) => refusal.clone(),
             other => Rule::Stored
                 .broken(other.to_string())
@@ -119,6 +120,11 @@ impl Swapper {
             let entry = book.plugins.entry(name.to_owned()).or_default();
             let before = entry.waiting.replace(waiting.clone());
             if before != Some(waiting) {
+                if !book.has_room() {
+                    let broken = Rule::Stored
+                        .broken("too much waits for the operator; `plugin grant` or `plugin remove` what does");
+                    return SwapError::Refused(broken.by(&format!("{name}.wasm")));
+                }
                 let noted = format!("asks for more: {told}; `plugin grant {name}` takes it on");
                 book.note(name, &version, "waiting", &noted);
                 tracing::warn!(target: "plugins", plugin = name, version = version.version, digest = version.digest, "waits, as it {noted}; what serves is unchanged");
