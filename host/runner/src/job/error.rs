@@ -14,6 +14,9 @@ const MAX_ERROR_TEXT: usize = 2000;
 pub(super) enum JobError {
     #[error("{}", .0.message)]
     Failed(Failure),
+    /// Its programs did not come, which is no plugin's fault.
+    #[error("{}", .0.message)]
+    Programs(Failure),
     #[error(transparent)]
     Fault(#[from] CallError),
     #[error(transparent)]
@@ -36,7 +39,9 @@ impl JobError {
     /// How such an end is counted.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
-            Self::Failed(_) | Self::Finish(FinishError::Refused { .. }) => Outcome::Failed,
+            Self::Failed(_) | Self::Programs(_) | Self::Finish(FinishError::Refused { .. }) => {
+                Outcome::Failed
+            }
             Self::Fault(_)
             | Self::Finish(
                 FinishError::Fault(_) | FinishError::Unusable(_) | FinishError::Extension { .. },
@@ -51,7 +56,7 @@ impl JobError {
     /// Whether the studio should offer the job again.
     pub(super) fn retryable(&self) -> bool {
         match self {
-            Self::Failed(failure) => failure.retryable,
+            Self::Failed(failure) | Self::Programs(failure) => failure.retryable,
             Self::Fault(fault) | Self::Finish(FinishError::Fault(fault)) => {
                 !fault.is_plugins_fault()
             }

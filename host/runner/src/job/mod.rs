@@ -192,7 +192,8 @@ impl JobRun {
                 what: error.to_string(),
             },
             Err(
-                JobError::Scratch(_)
+                JobError::Programs(_)
+                | JobError::Scratch(_)
                 | JobError::Entropy(_)
                 | JobError::Cancelled
                 | JobError::Shutdown,

@@ -93,7 +93,7 @@ impl JobRun {
             &self.reservation,
         )
         .await
-        .map_err(JobError::Failed)
+        .map_err(JobError::Programs)
     }
 
     async fn step_until_finished(
