@@ -159,7 +159,10 @@ impl Updates {
                 return self.tell.notify_one();
             }
         }
-        self.options.swapper.give_up(&update.name, &update.digest);
+        // Nothing is verified yet, so it ends no more than a studio began.
+        self.options
+            .swapper
+            .give_up_pushed(&update.name, &update.digest);
         inner.put(update, self.options.limits.waiting);
         drop(inner);
         self.tell.notify_one();

@@ -44,7 +44,7 @@ impl Swapper {
             Ok(Tried::Lacks(engine)) => {
                 // Nobody waits for the download.
                 drop(work);
-                let provided = self.provide(&engine, &waiting.papers.from).await;
+                let provided = self.provide(&engine, &waiting.papers.from, false).await;
                 let work = self.work.lock().await;
                 let tried = match provided {
                     Ok(()) => self.take_stored(name, &waiting).await,
@@ -62,7 +62,9 @@ impl Swapper {
             Err(error) => Err(error),
         };
         if let Err(error) = &taken {
-            self.forget_waiting(name).await;
+            if !matches!(error, SwapError::Pinned(_)) {
+                self.forget_waiting(name).await;
+            }
             self.refuse_for(name, &waiting.version, error, &waiting.papers.from)
                 .await;
         }

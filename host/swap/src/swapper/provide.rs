@@ -20,7 +20,16 @@ const LIMIT: Duration = Duration::from_secs(2 * 3600);
 
 /// Versions whose programs are being had, by the plugin's name.
 #[derive(Debug, Default)]
-pub(crate) struct Providing(Mutex<BTreeMap<String, (String, CancellationToken)>>);
+pub(crate) struct Providing(Mutex<BTreeMap<String, Download>>);
+
+/// Programs that are being had.
+#[derive(Debug)]
+struct Download {
+    digest: String,
+    /// Whether a studio wants it, and not the operator.
+    pushed: bool,
+    cancel: CancellationToken,
+}
 
 /// Takes its entry out again, however the providing ends.
 struct Entry<'a> {
@@ -31,16 +40,19 @@ struct Entry<'a> {
 }
 
 impl Providing {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (String, CancellationToken)>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Download>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin<'a>(&'a self, name: &'a str, digest: &'a str) -> Entry<'a> {
+    fn begin<'a>(&'a self, name: &'a str, digest: &'a str, pushed: bool) -> Entry<'a> {
         let cancel = CancellationToken::new();
-        let mut all = self.lock();
-        if let Some((_, before)) = all.insert(name.to_owned(), (digest.to_owned(), cancel.clone()))
-        {
-            before.cancel();
+        let download = Download {
+            digest: digest.to_owned(),
+            pushed,
+            cancel: cancel.clone(),
+        };
+        if let Some(before) = self.lock().insert(name.to_owned(), download) {
+            before.cancel.cancel();
         }
         Entry {
             of: self,
@@ -51,12 +63,24 @@ impl Providing {
     }
 }
 
+impl Providing {
+    /// `pushed`: only what a studio wanted.
+    fn give_up(&self, name: &str, digest: &str, pushed: bool) {
+        if let Some(one) = self.lock().get(name)
+            && one.digest != digest
+            && (one.pushed || !pushed)
+        {
+            one.cancel.cancel();
+        }
+    }
+}
+
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
         let mut all = self.of.lock();
         if all
             .get(self.name)
-            .is_some_and(|(digest, _)| digest == self.digest)
+            .is_some_and(|one| one.digest == self.digest)
         {
             all.remove(self.name);
         }
@@ -95,8 +119,13 @@ impl Swapper {
         }
     }
 
-    /// Has the programs come.
-    pub(crate) async fn provide(&self, engine: &Arc<Engine>, from: &Sender) -> Result<(), Broken> {
+    /// Has the programs come. `pushed`: a studio wants it, and may give it up for another.
+    pub(crate) async fn provide(
+        &self,
+        engine: &Arc<Engine>,
+        from: &Sender,
+        pushed: bool,
+    ) -> Result<(), Broken> {
         let (Some(programs), Some(egress)) = (&self.options.programs, &self.options.egress) else {
             return Ok(());
         };
@@ -110,7 +139,9 @@ impl Swapper {
         let told = format!("downloading {} for it", told.join(", "));
         tracing::info!(target: "plugins", plugin = identity.name, digest = identity.digest, "{told}");
         self.tell(&identity.name, &version, State::Checking, &told, from);
-        let entry = self.providing.begin(&identity.name, &identity.digest);
+        let entry = self
+            .providing
+            .begin(&identity.name, &identity.digest, pushed);
         let providing = programs.provide(engine, egress, &|_, _| {}, &entry.cancel);
         let provided = tokio::time::timeout(LIMIT, providing).await;
         match provided {
@@ -132,11 +163,32 @@ impl Swapper {
     }
 
     /// Gives up a download for a version of this plugin other than `digest`, which may be none.
-    pub fn give_up(&self, name: &str, digest: &str) {
-        if let Some((other, cancel)) = self.providing.lock().get(name)
-            && other != digest
-        {
-            cancel.cancel();
+    pub(crate) fn give_up(&self, name: &str, digest: &str) {
+        self.providing.give_up(name, digest, false);
+    }
+
+    /// The same for what a studio wanted: another studio's word ends nothing that the operator began.
+    pub fn give_up_pushed(&self, name: &str, digest: &str) {
+        self.providing.give_up(name, digest, true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_studios_word_ends_a_studios_download_alone() {
+        for (pushed, ends) in [(true, true), (false, false)] {
+            let providing = Providing::default();
+            let entry = providing.begin("x", "old", pushed);
+            providing.give_up("x", "old", true);
+            providing.give_up("y", "new", true);
+            assert!(!entry.cancel.is_cancelled());
+            providing.give_up("x", "new", true);
+            assert_eq!(entry.cancel.is_cancelled(), ends);
+            providing.give_up("x", "new", false);
+            assert!(entry.cancel.is_cancelled());
         }
     }
 }

@@ -71,7 +71,7 @@ impl Swapper {
             Tried::Lacks(engine) => engine,
         };
         // Nobody waits for the download. What serves may be another afterwards, so the file goes the whole way once more.
-        let broken = match self.provide(&engine, &from).await {
+        let broken = match self.provide(&engine, &from, from.update().is_some()).await {
             Ok(()) => match self.take_once(read, &from).await? {
                 Tried::In(version) => return Ok(version),
                 Tried::Lacks(_) => gone_again(),
@@ -93,7 +93,11 @@ impl Swapper {
             return answer.map(Tried::In);
         }
         // It wants to serve, and is the newest that does.
-        self.give_up(&name, &unread.digest);
+        match from.update() {
+            // Its signature is not verified yet.
+            Some(_) => self.give_up_pushed(&name, &unread.digest),
+            None => self.give_up(&name, &unread.digest),
+        }
         failpoint("read");
         if !self.is_told(&name, &unread.digest).await {
             self.ask(&name, &unread, Asked::Checking, from).await;
@@ -124,7 +128,11 @@ impl Swapper {
         })
     }
 
-    async fn store(&self, read: ReadOnce, from: &Sender) -> Result<Candidate, SwapError> {
+    pub(super) async fn store(
+        &self,
+        read: ReadOnce,
+        from: &Sender,
+    ) -> Result<Candidate, SwapError> {
         let (name, digest) = (read.name().to_owned(), read.digest().to_owned());
         let papers = Papers {
             from: from.clone(),
@@ -361,6 +369,15 @@ impl Swapper {
         }
         let from = papers.from.clone();
         let mut inner = self.inner.lock().await;
+        // The operator may have pinned it while this was compiled, compared or downloaded for.
+        if inner
+            .book
+            .plugins
+            .get(&name)
+            .is_some_and(|entry| entry.pinned)
+        {
+            return Err(SwapError::Pinned(name));
+        }
         let mut next = inner.clone();
         let left = if compared.enough() {
             JOBS

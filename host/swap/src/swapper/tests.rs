@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
-use worker_plugins::{Generation, SandboxOptions};
+use worker_plugins::{Generation, ReadOnce, SandboxOptions};
 
 use super::*;
 use guest::{encode_with, engine, finisher, named, router};
@@ -468,6 +468,19 @@ async fn a_file_replaced_between_hash_and_load_serves_as_it_was_read() {
     fs::write(kept.join(format!("{}.wasm", taken.digest)), &first).unwrap();
     let again = Stored::again(&rig.swapper.kept, "x", &taken.digest);
     assert!(again.is_err());
+}
+
+/// What was on its way when the operator pinned the plugin does not come in.
+#[tokio::test]
+async fn a_pin_holds_against_what_is_on_its_way() {
+    let (first, second) = (engine().build(), another(&engine().build(), "second"));
+    let rig = Rig::start(&[("x.wasm", &first)]).await;
+    let read = ReadOnce::from_bytes("x.wasm", second.clone().into()).unwrap();
+    let candidate = rig.swapper.store(read, &Sender::Hand).await.unwrap();
+    rig.swapper.pin("x", true).await.unwrap();
+    let tried = rig.swapper.try_in(candidate).await;
+    assert!(matches!(tried, Err(SwapError::Pinned(name)) if name == "x"));
+    assert_eq!(rig.digest("x"), Some(digest(&first)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
