@@ -539,6 +539,53 @@ async fn a_key_is_rotated_without_a_pause_and_a_revoked_one_ends_what_it_signed(
     assert_eq!(store.serves().0, digest(&component("haiku")));
 }
 
+/// Where a revoked key signed every router that there is, nothing more comes in by it, and all goes once there is another router.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_that_signed_every_router_lets_nothing_more_in() {
+    let (old, new) = (Signer::stranger(), Signer::stranger());
+    let store = Store::start(&format!("keys = [\"{}\"]", old.line())).await;
+    let own = fs::read(worker_tests::built::root().join("plugins/router.wasm")).unwrap();
+    let router = |version: &str, signer: &Signer| {
+        let bytes = at_version(&own, version);
+        Parcel {
+            name: "router".to_owned(),
+            ..from_studio(&bytes, Some(signer.sign(&bytes)))
+        }
+    };
+    let haiku = |version: &str| {
+        let bytes = at_version(&component("haiku"), version);
+        from_studio(&bytes, Some(old.sign(&bytes)))
+    };
+    for version in ["70.0.0", "70.1.0"] {
+        store.swapper.receive(router(version, &old)).await.unwrap();
+    }
+    store.swapper.receive(haiku("0.2.0")).await.unwrap();
+    store.policy(&format!("keys = [\"{}\"]", new.line()));
+    let mut patch = 0;
+    until("the old key to let nothing in", async || {
+        patch += 1;
+        let answer = store.swapper.receive(haiku(&format!("0.3.{patch}"))).await;
+        matches!(answer, Err(SwapError::Refused(refusal)) if refusal.rule == Rule::UnknownKey)
+    })
+    .await;
+    let router_now = || {
+        let generation = store.swapper.serving().current();
+        generation.router().identity().version.clone()
+    };
+    assert_eq!(router_now(), "70.1.0", "without one no job could be taken");
+    store.swapper.receive(router("70.2.0", &new)).await.unwrap();
+    assert_eq!(router_now(), "70.2.0");
+    until("what the old key signed to go", async || {
+        let generation = store.swapper.serving().current();
+        let haiku = generation
+            .engine("haiku")
+            .map(|one| &one.identity().signature);
+        haiku.is_none_or(|signature| *signature == Signature::NotSigned)
+    })
+    .await;
+    assert_eq!(router_now(), "70.2.0");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_studio_hears_how_probation_ends() {
     let own = Signer::stranger();

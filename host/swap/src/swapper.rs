@@ -148,6 +148,8 @@ pub enum Asked {
 #[derive(Clone)]
 pub(crate) struct Inner {
     pub(crate) set: Arc<PluginSet>,
+    /// A later one under which what serves makes no generation, and the generation with which that was tried.
+    pub(crate) unapplied: Option<(Arc<PluginSet>, String)>,
     pub(crate) serving: BTreeMap<String, Plugged>,
     pub(crate) older: BTreeMap<String, Plugged>,
     pub(crate) trials: BTreeMap<String, Trial>,
@@ -333,6 +335,11 @@ impl Swapper {
 }
 
 impl Inner {
+    /// What candidates are judged by: the latest `plugins.toml`, also where it cannot be applied to what serves.
+    pub(crate) fn judging(&self) -> &Arc<PluginSet> {
+        self.unapplied.as_ref().map_or(&self.set, |(set, _)| set)
+    }
+
     pub(crate) fn known_names(&self) -> BTreeSet<String> {
         self.book.plugins.keys().cloned().collect()
     }

@@ -220,7 +220,7 @@ impl Swapper {
 
     /// Takes a file anywhere on this machine in, by the operator's hand.
     pub async fn add(&self, path: PathBuf) -> Result<(String, Version), SwapError> {
-        let set = self.inner.lock().await.set.clone();
+        let set = self.inner.lock().await.judging().clone();
         let shown = path
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
@@ -330,8 +330,8 @@ impl Swapper {
         prepare(&self.options.sandbox, set, stored, terms).await
     }
 
-    /// Applies a changed `plugins.toml` to what serves. What it no longer allows goes out of service; a set without a router is
-    /// refused as a whole.
+    /// Applies a changed `plugins.toml` to what serves. What it no longer allows goes out of service. Where that leaves
+    /// no router, it applies to candidates alone.
     pub(crate) async fn grant_anew(&self, set: Arc<PluginSet>) -> Result<(), SwapError> {
         let _work = self.work.lock().await;
         let names = self.inner.lock().await.known_names();
@@ -378,8 +378,15 @@ impl Swapper {
         for (name, why) in distrusted {
             told.extend(next.distrust(&name, &why));
         }
-        next.set = set;
+        next.set = set.clone();
+        next.unapplied = None;
         next.forget_handled();
+        if let Err(error) = set.generation(next.serving.values().cloned()) {
+            // What serves goes on; what comes is judged by the new one all the same: a key that is gone lets nothing in any more.
+            inner.unapplied = Some((set, self.serving.current().id().to_owned()));
+            inner.forget_handled();
+            return Err(error.into());
+        }
         self.commit(&mut inner, next).await?;
         drop(inner);
         for (name, version, why, from) in told {

@@ -228,11 +228,21 @@ impl Swapper {
         settled: std::time::Duration,
         now: Instant,
     ) -> bool {
-        let current = self.inner.lock().await.set.clone();
-        if set.same_policy(&current) {
-            self.inner.lock().await.set = set.clone();
-            looks.policy = None;
-            return false;
+        {
+            let mut inner = self.inner.lock().await;
+            if set.same_policy(&inner.set) {
+                inner.set = set.clone();
+                inner.unapplied = None;
+                looks.policy = None;
+                return false;
+            }
+            let serves = self.serving.current().id().to_owned();
+            let tried = inner.unapplied.as_ref();
+            if tried.is_some_and(|(tried, with)| set.same_policy(tried) && *with == serves) {
+                // It would end as before, until something else serves.
+                looks.policy = None;
+                return false;
+            }
         }
         match &looks.policy {
             Some((seen, since)) if seen.same_policy(set) => {
@@ -248,7 +258,7 @@ impl Swapper {
         looks.policy = None;
         if let Err(error) = self.grant_anew(set.clone()).await {
             self.trouble(Some(format!(
-                "the new plugins.toml cannot be applied: {error}"
+                "the new plugins.toml cannot be applied to what serves: {error}"
             )))
             .await;
         }

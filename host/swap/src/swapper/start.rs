@@ -110,6 +110,7 @@ async fn load(options: &Options, how: How) -> Result<(Inner, Arc<Shop>), SwapErr
     });
     let mut inner = Inner {
         set,
+        unapplied: None,
         serving: BTreeMap::new(),
         older: BTreeMap::new(),
         trials: BTreeMap::new(),

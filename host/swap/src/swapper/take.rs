@@ -159,7 +159,7 @@ impl Swapper {
         let (name, digest) = (read.name(), read.digest());
         let inner = self.inner.lock().await;
         let entry = inner.book.plugins.get(name).cloned().unwrap_or_default();
-        let locked = inner.set.policy().permissions(name).locked;
+        let locked = inner.judging().policy().permissions(name).locked;
         let quarantined = inner.book.quarantine_of(digest).cloned();
         drop(inner);
         let version = Version {
@@ -266,7 +266,7 @@ impl Swapper {
         let stored = stored
             .await
             .map_err(|_| Rule::Readable.broken("reading it was interrupted"))??;
-        let set = self.inner.lock().await.set.clone();
+        let set = self.inner.lock().await.judging().clone();
         let terms = self.terms_of(&papers, from);
         let probed = prepare(&self.options.sandbox, &set, stored, terms).await?;
         let Some(probed) = probed else { return Ok(()) };
@@ -337,7 +337,7 @@ impl Swapper {
             papers,
         } = candidate;
         let refused = |broken: Broken| SwapError::Refused(broken.by(&format!("{name}.wasm")));
-        let set = self.inner.lock().await.set.clone();
+        let set = self.inner.lock().await.judging().clone();
         let terms = self.terms_of_candidate(&name, &digest, &papers).await;
         let probed = prepare(&self.options.sandbox, &set, stored, terms).await;
         let probed = match probed {
@@ -458,7 +458,7 @@ impl Inner {
         let name = plugged.identity().name.clone();
         let (asked, given) = (
             plugged.asked().clone(),
-            self.set.policy().permissions(&name),
+            self.judging().policy().permissions(&name),
         );
         let before = self.serving.insert(name.clone(), plugged);
         match before {
