@@ -43,7 +43,11 @@ impl ModelCache {
         record.verified = matches!(key, CacheKey::Content(_));
         record.unsettled = settle::later(stamp.size);
         if record.unsettled.is_none() {
-            settle::sync(&partial)?;
+            // Asked again, the system would say that all is well: what may be lost is not kept.
+            if let Err(error) = settle::sync(&partial) {
+                super::remove_if_there(&partial)?;
+                return Err(error);
+            }
         }
         let in_use = InUse::take(&self.use_path(key))?;
         in_use.touch();

@@ -196,6 +196,9 @@ impl ModelCache {
             });
         };
         tracing::warn!(target: "models", path = %path.display(), "a model file was touched, or the machine went down, since it was checked; hashing it");
+        if record.unsettled.is_some() {
+            settle::forget_memory(path)?;
+        }
         let (found, stamp) = hash::hash(path, stop)?;
         if hex::encode(found) == *wanted {
             let mut record = record.clone();
