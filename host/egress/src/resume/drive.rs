@@ -16,7 +16,7 @@ use super::patience::Patience;
 use super::piece::{Broken, Opened};
 use super::record::Version;
 use super::spans::Spans;
-use super::{Brought, Run, Stop, locked, write_record};
+use super::{Brought, NotNoted, Run, Stop, locked, write_record};
 use crate::error::DownloadError;
 use crate::transfer::disk;
 
@@ -98,7 +98,7 @@ impl Run<'_> {
             Some(version) => {
                 tokio::select! {
                     done = self.pieces(&pass, opened, &version, patience) => done?,
-                    never = self.keep_record(&pass, &version) => match never {},
+                    lost = self.keep_record(&pass, &version) => return Err(final_one(lost)),
                 }
                 version.total
             }
@@ -240,8 +240,8 @@ impl Run<'_> {
         ((start, end), left)
     }
 
-    /// Writes the record again and again, until dropped.
-    async fn keep_record(&self, pass: &Pass, version: &Version) -> std::convert::Infallible {
+    /// Writes the record again and again, until dropped. Comes back when what was written did not get to the disk.
+    async fn keep_record(&self, pass: &Pass, version: &Version) -> DownloadError {
         let mut synced = Spans::default();
         let mut count: u32 = 0;
         loop {
@@ -257,9 +257,8 @@ impl Run<'_> {
             });
             match noted.await {
                 Ok(Ok(())) if sync => synced = spans,
-                Ok(Err(error)) => {
-                    tracing::warn!(url = self.task.shown, %error, "how far a download is cannot be written down; it could not be resumed");
-                }
+                Ok(Err(NotNoted::Lost(error))) => return self.not_on_disk(error),
+                Ok(Err(NotNoted::Record(error))) => self.not_noted(&error),
                 _ => {}
             }
             tokio::time::sleep(NOTE).await;

@@ -215,27 +215,38 @@ impl Run<'_> {
             Err(_) => {
                 let current = locked(&self.current).take();
                 if let Some((version, watch)) = current {
-                    self.note(&version, &watch.spans(), &Spans::default(), true);
+                    self.note(&version, &watch.spans());
                 }
             }
         }
         result
     }
 
-    /// Writes the record. A download goes on without one; only resuming it would not.
-    pub(crate) fn note(&self, version: &Version, written: &Spans, synced: &Spans, sync: bool) {
+    /// Writes the record, once what is there is on the disk. It is no worse without one; only resuming it is not possible.
+    fn note(&self, version: &Version, written: &Spans) {
         let most = self.most.load(Ordering::Relaxed);
-        if let Err(error) = write_record(
-            &self.sidecar,
-            &self.file,
-            version,
-            written,
-            synced,
-            most,
-            sync,
-        ) {
-            tracing::warn!(url = self.task.shown, %error, "how far a download is cannot be written down; it could not be resumed");
+        let (sidecar, file) = (&self.sidecar, &self.file);
+        match write_record(sidecar, file, version, written, written, most, true) {
+            Ok(()) => {}
+            Err(NotNoted::Lost(error)) => {
+                self.not_on_disk(error);
+            }
+            Err(NotNoted::Record(error)) => self.not_noted(&error),
         }
+    }
+
+    /// Forgets how far it is: what was written did not all get to the disk, and the system says so only once.
+    pub(crate) fn not_on_disk(&self, error: io::Error) -> DownloadError {
+        *locked(&self.current) = None;
+        if let Err(error) = self.sidecar.remove() {
+            self.not_noted(&error);
+        }
+        tracing::warn!(url = self.task.shown, %error, "a download did not get to the disk; it starts anew");
+        disk(&self.task.shown)(error)
+    }
+
+    pub(crate) fn not_noted(&self, error: &io::Error) {
+        tracing::warn!(url = self.task.shown, %error, "how far a download is cannot be written down; it could not be resumed");
     }
 
     /// Tells how far it is. The first number never falls.
@@ -274,6 +285,15 @@ impl Run<'_> {
     }
 }
 
+/// Why it is not written down how far a download is.
+#[derive(Debug)]
+pub(crate) enum NotNoted {
+    /// What was written did not all get to the disk.
+    Lost(io::Error),
+    /// The record cannot be written.
+    Record(io::Error),
+}
+
 /// Writes the record of a file; with `sync` the file first, so that all that was written counts as synced.
 pub(crate) fn write_record(
     sidecar: &Sidecar,
@@ -283,12 +303,13 @@ pub(crate) fn write_record(
     synced: &Spans,
     most: u64,
     sync: bool,
-) -> io::Result<()> {
-    if !sync {
-        return sidecar.save(version, written, synced, most, false);
+) -> Result<(), NotNoted> {
+    if sync {
+        file.sync_data().map_err(NotNoted::Lost)?;
     }
-    file.sync_data()?;
-    sidecar.save(version, written, written, most, true)
+    let synced = if sync { written } else { synced };
+    let saved = sidecar.save(version, written, synced, most, sync);
+    saved.map_err(NotNoted::Record)
 }
 
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

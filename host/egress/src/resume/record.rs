@@ -201,4 +201,25 @@ mod tests {
         own.remove().unwrap();
         own.remove().unwrap();
     }
+
+    #[test]
+    fn what_did_not_get_to_the_disk_is_not_written_down() {
+        use crate::resume::{NotNoted, write_record};
+        let dir = tempfile::tempdir().unwrap();
+        let own = Sidecar::new(&dir.path().join("p"), "https://h/x");
+        let version = Version {
+            validator: "\"v\"".into(),
+            total: 100,
+        };
+        // No disk is behind it: the system refuses to put anything there.
+        let file = File::open("/dev/null").unwrap();
+        let written = spans(&[(0, 50)]);
+        let none = Spans::default();
+        let noted = write_record(&own, &file, &version, &written, &none, 50, true);
+        assert!(matches!(noted, Err(NotNoted::Lost(_))), "{noted:?}");
+        assert!(own.load(50).is_none());
+        // What was not asked for cannot have failed.
+        write_record(&own, &file, &version, &written, &none, 50, false).unwrap();
+        assert!(own.load(50).is_some());
+    }
 }
