@@ -15,8 +15,9 @@ pub struct Support {
     pub own_memory_counter: bool,
 }
 
-/// The oldest version of Landlock that keeps a program from cutting short a file that it may not write (Linux 6.2).
-const LANDLOCK_NEEDED: u32 = 3;
+/// The oldest version of Landlock that keeps a program from signalling others (Linux 6.12). Smaller, a program may kill the
+/// worker and all else of its user; below 4 a server may take any port, below 3 files may be cut short.
+const LANDLOCK_NEEDED: u32 = 6;
 
 impl Support {
     /// Whether programs are kept as the documentation says. Where they are not, only first-party plugins run any, unless
@@ -33,10 +34,15 @@ impl fmt::Display for Support {
             Some(abi) if abi >= LANDLOCK_NEEDED => write!(f, "Landlock version {abi}")?,
             Some(abi) => write!(
                 f,
-                "Landlock version {abi}, too old (version {LANDLOCK_NEEDED} comes with Linux 6.2)"
+                "Landlock version {abi}, too old: programs can send signals to others{} (version {LANDLOCK_NEEDED} comes with Linux 6.12)",
+                match abi {
+                    0..=2 => ", take any port and cut files short",
+                    3 => " and take any port",
+                    _ => "",
+                }
             )?,
             None => f.write_str(
-                "no Landlock (a Linux kernel of 6.2 or later has it, where `lsm=` names it)",
+                "no Landlock (a Linux kernel of 6.12 or later has it, where `lsm=` names it)",
             )?,
         }
         f.write_str(if self.seccomp {
@@ -81,10 +87,17 @@ mod tests {
             seccomp,
             own_memory_counter: false,
         };
-        assert!(with(Some(3), true).is_complete());
-        for half in [with(Some(2), true), with(None, true), with(Some(7), false)] {
+        assert!(with(Some(6), true).is_complete());
+        for half in [
+            with(Some(2), true),
+            with(Some(3), true),
+            with(Some(5), true),
+            with(None, true),
+            with(Some(7), false),
+        ] {
             assert!(!half.is_complete(), "{half}");
         }
-        assert!(with(Some(2), true).to_string().contains("6.2"));
+        assert!(with(Some(5), true).to_string().contains("6.12"));
+        assert!(with(Some(3), true).to_string().contains("any port"));
     }
 }
