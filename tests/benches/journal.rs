@@ -20,7 +20,8 @@ const JOBS: usize = 1500;
 
 pub(crate) fn measure() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let store = JournalStore::open(dir.path(), true).expect("a folder of journals");
+    let store = JournalStore::open(dir.path(), true, std::time::Duration::from_secs(86_400))
+        .expect("a folder of journals");
     let (job, claim) = (calls::job(), calls::claim().to_string());
     let one = |number| one(&store, &job, &claim, number);
     let mut times: Vec<Duration> = (0..JOBS).map(one).collect();

@@ -52,11 +52,11 @@ impl Fetch<'_> {
         let fetching = async {
             let (url, at_studio) = self.url()?;
             match at_studio {
-                true => match self.from_studio(&url).await? {
+                true => match self.ask_studio(&url).await? {
                     Answer::Component(bytes) => Ok(bytes),
-                    Answer::Elsewhere(target) => self.from_elsewhere(&target, cancel).await,
+                    Answer::Elsewhere(target) => self.ask_elsewhere(&target, cancel).await,
                 },
-                false => self.from_elsewhere(&url, cancel).await,
+                false => self.ask_elsewhere(&url, cancel).await,
             }
         };
         tokio::select! {
@@ -94,7 +94,7 @@ impl Fetch<'_> {
 
     /// Asks the studio, which the operator named: by its own address, as the session does, with the worker's token. A redirect is
     /// not followed with it.
-    async fn from_studio(&self, url: &Url) -> Result<Answer, FetchError> {
+    async fn ask_studio(&self, url: &Url) -> Result<Answer, FetchError> {
         let shown = shown_url(url.as_str());
         let unfetched = |what: String| FetchError::Unfetched(format!("{shown} {what}"));
         let client = studio_client().map_err(|error| unfetched(error.to_string()))?;
@@ -145,7 +145,7 @@ impl Fetch<'_> {
     }
 
     /// Asks anybody else, by the rules of every download and without the token.
-    async fn from_elsewhere(
+    async fn ask_elsewhere(
         &self,
         url: &Url,
         cancel: &CancellationToken,

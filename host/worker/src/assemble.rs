@@ -18,7 +18,7 @@ use worker_plugins::contract::Platform;
 use worker_plugins::{Generation, Loaded, Sandbox, SandboxOptions, Serving, Source};
 use worker_runner::{
     GpuMemory, JournalStore, MachineFacts, PluginSecrets, ProgramRules, Programs, Runner,
-    RunnerParts, RunnerSettings, Threshold, Witness,
+    RunnerParts, RunnerSettings, Threshold,
 };
 use worker_servers::Servers;
 use worker_session::{Identity, IdentityStore, LogShipper, SaveError};
@@ -198,8 +198,7 @@ pub(crate) async fn runner(
     paths: &Paths,
     settings: &Settings,
     egress: Egress,
-    serving: Arc<Serving>,
-    witness: Arc<dyn Witness>,
+    swapper: &Arc<Swapper>,
     programs: Arc<Programs>,
     delivery: Arc<Delivery>,
     log: &LogShipper,
@@ -208,8 +207,8 @@ pub(crate) async fn runner(
     let log = log.clone();
     let network = Network::load(&paths.config)?;
     Ok(Runner::new(RunnerParts {
-        serving,
-        witness,
+        serving: swapper.serving().clone(),
+        witness: swapper.witness(),
         programs,
         scratch: ScratchRoot::open(&paths.scratch)?,
         cache: Arc::new(cache(settings)?),
