@@ -24,7 +24,7 @@ impl Rig {
             sd,
             files,
             api,
-            home: home,
+            home,
             _worker: worker,
         }
     }

@@ -96,7 +96,11 @@ async fn swaps(count: usize) {
         .await;
     assert_eq!(
         active(&status, "haiku"),
-        digest(if count % 2 == 0 { &first } else { &second })
+        digest(if count.is_multiple_of(2) {
+            &first
+        } else {
+            &second
+        })
     );
     let quarter = |number: usize| {
         let part = &resident[count * number / 4..count * (number + 1) / 4];

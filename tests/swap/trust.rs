@@ -152,6 +152,9 @@ impl Store {
     }
 }
 
+/// A name for the row, the component, its signature, and what comes of them.
+type Row<'a> = (&'a str, &'a [u8], Option<String>, State, Option<Rule>);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_way_of_not_being_trusted_ends_in_its_own_state_and_changes_nothing() {
     let (own, stranger) = (Signer::stranger(), Signer::stranger());
@@ -166,7 +169,7 @@ async fn each_way_of_not_being_trusted_ends_in_its_own_state_and_changes_nothing
     let other = another(&newer, "other");
     let lies = at_version(&component("scripted"), "0.2.0");
     let elsewhere = "ab".repeat(32);
-    let rows: [(&str, &[u8], Option<String>, State, Option<Rule>); 12] = [
+    let rows: [Row<'_>; 12] = [
         (
             "unsigned",
             &newer,
