@@ -48,7 +48,7 @@ impl fmt::Display for MemoryKeeper {
             Self::ControlGroup(base) => {
                 write!(f, "a control group per run, below {}", base.display())
             }
-            Self::Watchdog(why) => write!(f, "the worker looks five times a second: {why}"),
+            Self::Watchdog(why) => write!(f, "the worker, which looks five times a second: {why}"),
         }
     }
 }
