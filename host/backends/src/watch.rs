@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::ending::Stall;
@@ -63,6 +64,8 @@ pub(crate) struct Watch {
     written_bytes: u64,
     memory: Option<u64>,
     group: i32,
+    /// The look that goes on. Kept here, since whoever waits for it may be called away and come back.
+    looking: Option<JoinHandle<Option<Ended>>>,
 }
 
 impl Watch {
@@ -85,6 +88,7 @@ impl Watch {
             written_bytes: limits.written_bytes,
             memory: limits.memory_bytes.filter(|_| memory),
             group,
+            looking: None,
         }
     }
 
@@ -93,29 +97,38 @@ impl Watch {
         self.output.clone()
     }
 
-    /// Comes back when a limit is reached, with which.
+    /// Comes back when a limit is reached, with which. May be dropped and called again: a look that goes on is waited for.
     pub(crate) async fn reached(&mut self) -> Ended {
         loop {
+            if let Some(looking) = &mut self.looking {
+                let looked = looking.await;
+                self.looking = None;
+                if let Ok(Some(ended)) = looked {
+                    return ended;
+                }
+            }
             self.tick.tick().await;
             if let Some(stall) = self.stalled() {
                 return Ended::Stalled(stall);
             }
-            let (written, bound) = (self.written.clone(), self.written_bytes);
-            let (group, memory) = (self.group, self.memory);
-            if written.is_empty() && memory.is_none() {
-                continue;
-            }
-            let looked = tokio::task::spawn_blocking(move || {
-                if !written.is_empty() && is_over(&written, group, bound) {
-                    return Some(Ended::TooMuchDisk);
-                }
-                let most = memory?;
-                (processes::memory_of_group(group) > most).then_some(Ended::TooMuchMemory)
-            });
-            if let Ok(Some(ended)) = looked.await {
-                return ended;
-            }
+            self.look();
         }
+    }
+
+    /// Begins to look at disk and memory, where they are bounded.
+    fn look(&mut self) {
+        let (written, bound) = (self.written.clone(), self.written_bytes);
+        let (group, memory) = (self.group, self.memory);
+        if written.is_empty() && memory.is_none() {
+            return;
+        }
+        self.looking = Some(tokio::task::spawn_blocking(move || {
+            if !written.is_empty() && is_over(&written, group, bound) {
+                return Some(Ended::TooMuchDisk);
+            }
+            let most = memory?;
+            (processes::memory_of_group(group) > most).then_some(Ended::TooMuchMemory)
+        }));
     }
 
     fn stalled(&self) -> Option<Stall> {
@@ -195,5 +208,34 @@ mod tests {
         let hole = std::fs::File::create(dir.path().join("hole")).unwrap();
         hole.set_len(10 << 30).unwrap();
         assert!(is_over(&folders, nobody, 9 << 30));
+    }
+
+    #[tokio::test]
+    async fn a_look_is_brought_to_its_end_though_whoever_waits_is_called_away() {
+        let dir = tempfile::tempdir().unwrap();
+        // So many that no look ends between two calls.
+        for file in 0..5_000 {
+            std::fs::write(dir.path().join(file.to_string()), "x").unwrap();
+        }
+        let mut invocation = Invocation::new(
+            "/bin/true".into(),
+            Vec::new(),
+            dir.path().to_owned(),
+            Duration::MAX,
+        );
+        invocation.written = vec![dir.path().to_owned()];
+        invocation.limits.written_bytes = 1;
+        let nobody = i32::MAX;
+        let mut watch = Watch::new(&invocation, nobody, false);
+        let called_away = async {
+            loop {
+                tokio::select! {
+                    ended = watch.reached() => break ended,
+                    () = tokio::time::sleep(Duration::from_millis(1)) => {}
+                }
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(30), called_away).await;
+        assert!(matches!(ended, Ok(Ended::TooMuchDisk)));
     }
 }
