@@ -265,13 +265,24 @@ pub(crate) struct RunGroup {
 }
 
 impl RunGroup {
-    /// A group for a run of this name (`INSTALLATION.RUN`), holding it to so many bytes. None where the worker has no groups,
-    /// or the run no bound.
-    pub(crate) fn new(name: &str, memory: Option<u64>) -> io::Result<Option<Self>> {
+    /// A group for a run of this name (`INSTALLATION.RUN`), holding it to so many bytes, and its entrance. None where the
+    /// worker has no groups, or the run no bound. Where none can be made any more, this run is held by looking, which is said.
+    pub(crate) fn or_looking(name: &str, memory: Option<u64>) -> Option<(Self, OwnedFd)> {
         let (Some(MemoryKeeper::ControlGroup(base)), Some(bytes)) = (KEEPER.get(), memory) else {
-            return Ok(None);
+            return None;
         };
-        Self::make(base, name, bytes).map(Some)
+        Self::below(base, name, bytes)
+    }
+
+    fn below(base: &Path, name: &str, bytes: u64) -> Option<(Self, OwnedFd)> {
+        let made = Self::make(base, name, bytes);
+        match made.and_then(|group| Ok((group.entrance()?, group))) {
+            Ok((entrance, group)) => Some((group, entrance)),
+            Err(error) => {
+                tracing::warn!(target: "job", %error, "no control group can be made for a program: the worker looks at its memory itself. Restart the worker, or set Delegate=yes in its service");
+                None
+            }
+        }
     }
 
     fn make(base: &Path, name: &str, bytes: u64) -> io::Result<Self> {
@@ -389,6 +400,16 @@ mod tests {
                 "{group:?} {root}"
             );
         }
+    }
+
+    #[test]
+    fn a_run_without_a_group_is_held_by_looking() {
+        let base = tempfile::tempdir().unwrap();
+        let gone = base.path().join("gone");
+        assert!(RunGroup::below(&gone, "a.b", 1 << 30).is_none());
+        // As in a group that does not divide memory any more: the files of the limit are not there.
+        assert!(RunGroup::below(base.path(), "a.b", 1 << 30).is_none());
+        assert!(!base.path().join("studio-worker.a.b").exists());
     }
 
     #[test]

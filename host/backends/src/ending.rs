@@ -91,11 +91,6 @@ pub enum RunError {
         /// What the system said.
         source: io::Error,
     },
-    /// Its control group cannot be made.
-    #[error(
-        "no control group can be made for a program: {0}; it was not started. Restart the worker, or set Delegate=yes in its service"
-    )]
-    ControlGroup(io::Error),
     /// The system does not start it.
     #[error("{} cannot be started: {source}{}", .program.display(), start_hint(.source))]
     Spawn {

@@ -115,13 +115,7 @@ pub async fn start(
         }
         None => None,
     };
-    let control = RunGroup::new(&mark.name(), invocation.limits.memory_bytes)
-        .and_then(|group| {
-            group
-                .map(|it| it.entrance().map(|way| (it, way)))
-                .transpose()
-        })
-        .map_err(RunError::ControlGroup)?;
+    let control = RunGroup::or_looking(&mark.name(), invocation.limits.memory_bytes);
     let is_grouped = control.is_some();
     let start = exec::Start {
         environment: variables,

@@ -228,11 +228,17 @@ fn not_run(error: RunError) -> Failure {
             | RunError::Store(_)
             | RunError::Unkillable { .. }
             | RunError::Status(_)
-    );
+    ) || matches!(&error, RunError::Spawn { source, .. } if is_scarcity(source));
     Failure {
         message: error.to_string(),
         retryable,
     }
+}
+
+/// Whether the system had no room for one more process just then.
+fn is_scarcity(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{OutOfMemory, WouldBlock};
+    matches!(error.kind(), OutOfMemory | WouldBlock)
 }
 
 /// Lets the plugin read what its program prints, and passes on how far it is.
