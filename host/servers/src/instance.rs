@@ -18,6 +18,8 @@ pub(crate) struct Gone {
     pub(crate) how: String,
     /// Its last lines.
     pub(crate) said: String,
+    /// Whether it was ended because it listened for other machines.
+    pub(crate) open: bool,
 }
 
 /// A process that was started; ready or not, running or gone.
@@ -74,6 +76,7 @@ impl Instance {
         told.unwrap_or_else(|| Gone {
             how: "its keeper is gone".to_owned(),
             said: String::new(),
+            open: false,
         })
     }
 

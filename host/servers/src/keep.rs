@@ -31,6 +31,10 @@ const LONGEST_LOOK: Duration = Duration::from_millis(200);
 /// How long one look may take. A server that loads may accept and not answer.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
+/// How often it is looked whether it listens for other machines. Smaller costs the worker more; larger lets others in for
+/// longer.
+const OPEN_LOOK: Duration = Duration::from_secs(1);
+
 /// Batches of lines on their way from the process. Those beyond are dropped.
 const LINE_BATCHES: usize = 16;
 
@@ -56,6 +60,10 @@ pub(crate) async fn start(
         }
         instance.end();
         let gone = instance.gone().await;
+        let ready = match ready {
+            Err(NotReady::Died) if gone.open => Err(NotReady::Open),
+            other => other,
+        };
         match ready {
             Ok(()) | Err(NotReady::Conflict) => {}
             Err(NotReady::Cancelled) => return Err(ServerError::Cancelled),
@@ -248,18 +256,30 @@ impl Keeper {
         } = &self;
         let is_idle = slot.idle(*idle, instance);
         tokio::pin!(is_idle);
+        let is_open = is_open(instance.pid);
+        tokio::pin!(is_open);
+        let mut open = false;
         let ended = loop {
             tokio::select! {
                 () = running.exited() => break running.finish().await,
                 () = instance.to_end() => break running.stop(*grace).await,
                 Some(lines) = inbox.recv() => instance.printed(&lines),
+                () = &mut is_open => {
+                    tracing::warn!(target: "server", program = slot.launch.program, pid = instance.pid, "it listens for other machines: it is ended");
+                    open = true;
+                    break running.stop(*grace).await;
+                }
                 () = &mut is_idle => {
                     tracing::info!(target: "server", program = slot.launch.program, pid = instance.pid, "idle: it is ended");
                     break running.stop(*grace).await;
                 }
             }
         };
-        let gone = told(&ended);
+        let mut gone = told(&ended);
+        if open {
+            gone.open = true;
+            "it listened beyond this machine".clone_into(&mut gone.how);
+        }
         let mut state = slot.lock();
         let current = state
             .instance
@@ -284,15 +304,29 @@ impl Keeper {
     }
 }
 
+/// Comes back when a process of the group listens for other machines. No rule of the kernel keeps it from that: a socket that
+/// listens without an address gets all of them.
+async fn is_open(group: i32) {
+    loop {
+        sleep(OPEN_LOOK).await;
+        let looked = tokio::task::spawn_blocking(move || port::is_open(group)).await;
+        if let Ok(Some(true)) = looked {
+            return;
+        }
+    }
+}
+
 fn told(ended: &Result<Exit, RunError>) -> Gone {
     match ended {
         Err(error) => Gone {
             how: error.to_string(),
             said: String::new(),
+            open: false,
         },
         Ok(exit) => Gone {
             how: how(exit),
             said: last_words(exit),
+            open: false,
         },
     }
 }

@@ -39,8 +39,8 @@ pub(crate) fn holder(port: u16, group: i32) -> Holder {
     let [Some(four), six] = tables else {
         return Holder::Unknown;
     };
-    let mut found: Vec<Listener> = listeners(&four, port);
-    found.extend(listeners(&six.unwrap_or_default(), port));
+    let mut found: Vec<Listener> = listeners(&four, Some(port));
+    found.extend(listeners(&six.unwrap_or_default(), Some(port)));
     if found.is_empty() {
         return Holder::Nobody;
     }
@@ -60,6 +60,24 @@ pub(crate) fn holder(port: u16, group: i32) -> Holder {
     }
 }
 
+/// Whether a process of the group listens for other machines, on whichever port. None where this system does not say.
+pub(crate) fn is_open(group: i32) -> Option<bool> {
+    let four = fs::read_to_string("/proc/self/net/tcp").ok()?;
+    let six = fs::read_to_string("/proc/self/net/tcp6").unwrap_or_default();
+    let mut found = listeners(&four, None);
+    found.extend(listeners(&six, None));
+    found.retain(|listener| !listener.loopback);
+    if found.is_empty() {
+        return Some(false);
+    }
+    let sockets = sockets_of_group(group);
+    Some(
+        found
+            .iter()
+            .any(|listener| sockets.contains(&listener.inode)),
+    )
+}
+
 struct Listener {
     inode: u64,
     loopback: bool,
@@ -67,14 +85,14 @@ struct Listener {
     answers_here: bool,
 }
 
-/// The listening sockets of a port in a table of `/proc/net`.
-fn listeners(table: &str, port: u16) -> Vec<Listener> {
+/// The listening sockets of a port, or of all, in a table of `/proc/net`.
+fn listeners(table: &str, port: Option<u16>) -> Vec<Listener> {
     const LISTEN: &str = "0A";
-    let wanted = format!("{port:04X}");
+    let wanted = port.map(|port| format!("{port:04X}"));
     let parse = |line: &str| {
         let mut fields = line.split_whitespace();
         let (address, on) = fields.nth(1)?.split_once(':')?;
-        if on != wanted || fields.nth(1)? != LISTEN {
+        if wanted.as_ref().is_some_and(|wanted| on != wanted) || fields.nth(1)? != LISTEN {
             return None;
         }
         let inode = fields.nth(5)?.parse().ok()?;
@@ -170,6 +188,8 @@ mod tests {
             holder(open.local_addr().unwrap().port(), own_group()),
             Holder::GroupOpen
         );
+        assert_eq!(is_open(own_group()), Some(true));
+        assert_eq!(is_open(i32::MAX), Some(false));
     }
 
     #[test]

@@ -27,6 +27,18 @@ async fn nobody_asks_so_it_goes() {
 }
 
 #[tokio::test]
+async fn one_that_listens_for_other_machines_later_is_ended() {
+    let rig = Rig::new();
+    let server = launch(&[]);
+    let lease = rig.lease(&server).await.unwrap();
+    let pid = lease.id();
+    rig.ask(lease, &get("/v1/open"), None, &CancellationToken::new())
+        .await
+        .unwrap();
+    until("its end", || !is_there(pid)).await;
+}
+
+#[tokio::test]
 async fn one_that_stops_its_work_when_told_stays_warm() {
     let rig = Rig::new();
     let server = launch(&[]);
