@@ -28,10 +28,14 @@ impl Credential {
     /// # Errors
     /// When the token is empty or holds control characters.
     pub fn bearer(host: &str, path_prefix: &str, token: &str) -> Result<Self, BadToken> {
-        let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| BadToken)?;
         if token.is_empty() {
             return Err(BadToken);
         }
+        Self::new(host, path_prefix, &format!("Bearer {token}"))
+    }
+
+    fn new(host: &str, path_prefix: &str, header: &str) -> Result<Self, BadToken> {
+        let mut header = HeaderValue::from_str(header).map_err(|_| BadToken)?;
         header.set_sensitive(true);
         Ok(Self {
             host: host.to_ascii_lowercase(),
@@ -56,14 +60,7 @@ impl Credential {
             return Err(BadToken);
         }
         let both = BASE64.encode(format!("{name}:{password}"));
-        let mut header = HeaderValue::from_str(&format!("Basic {both}")).map_err(|_| BadToken)?;
-        header.set_sensitive(true);
-        Ok(Self {
-            host: host.to_ascii_lowercase(),
-            path_prefix: path_prefix.to_owned(),
-            registry: None,
-            header,
-        })
+        Self::new(host, path_prefix, &format!("Basic {both}"))
     }
 
     /// Lets tokens for plugins of `registry`, which may carry a port, be asked for with it.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-use worker_plugins::Asked;
+use worker_plugins::{Asked, Lacks};
 use worker_wire::timestamp;
 
 use crate::parcel::Sender;
@@ -63,6 +63,24 @@ pub struct Waiting {
     pub more: Asked,
     /// What else is known of it.
     pub papers: Papers,
+}
+
+impl Waiting {
+    /// What the pipeline found lacking, with what else is known.
+    pub(crate) fn of(lacks: Lacks, papers: Papers) -> Self {
+        let Lacks {
+            digest,
+            version,
+            asked,
+            more,
+        } = lacks;
+        Self {
+            version: Version { digest, version },
+            asked,
+            more,
+            papers,
+        }
+    }
 }
 
 /// How low a plugin from afar may not go. Outlives the plugin, so that removing it and adding it anew is no way round.

@@ -100,20 +100,9 @@ impl Swapper {
 
     /// Keeps what asks for more until the operator grants it.
     pub(crate) async fn hold(&self, name: &str, lacks: Lacks, papers: Papers) -> SwapError {
-        let Lacks {
-            digest,
-            version,
-            asked,
-            more,
-        } = lacks;
-        let version = Version { digest, version };
-        let (told, from) = (more.to_string(), papers.from.clone());
-        let waiting = Waiting {
-            version: version.clone(),
-            asked,
-            more,
-            papers,
-        };
+        let waiting = Waiting::of(lacks, papers);
+        let version = waiting.version.clone();
+        let (told, from) = (waiting.more.to_string(), waiting.papers.from.clone());
         {
             let mut inner = self.inner.lock().await;
             let mut book = inner.book.clone();

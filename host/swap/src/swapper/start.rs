@@ -270,22 +270,11 @@ impl Inner {
 
     /// What lies in the folder and asks for more than it may have.
     fn holds(&mut self, name: &str, lacks: Lacks, papers: Papers) {
-        let Lacks {
-            digest,
-            version,
-            asked,
-            more,
-        } = lacks;
-        let version = Version { digest, version };
+        let waiting = Waiting::of(lacks, papers);
+        let (version, more) = (&waiting.version, &waiting.more);
         let told = format!("asks for more: {more}; `plugin grant {name}` takes it on");
         tracing::warn!(target: "plugins", plugin = name, digest = version.digest, "waits, as it {told}");
-        self.book.note(name, &version, "waiting", &told);
-        let waiting = Waiting {
-            version,
-            asked,
-            more,
-            papers,
-        };
+        self.book.note(name, version, "waiting", &told);
         let entry = self.book.plugins.entry(name.to_owned()).or_default();
         entry.waiting = Some(waiting);
     }
