@@ -176,7 +176,7 @@ async fn offer(
         let answer = peer.next_but(&["heartbeat", "logBatch"]).await;
         assert_eq!(answer["type"], "accept", "{answer}");
         let taken = Instant::now();
-        studio.called("complete", number).await;
+        studio.counted("complete", number).await;
         let seen = Seen {
             id,
             taken,

@@ -82,7 +82,7 @@ async fn times(studio: &ScriptedStudio, worker: Worker) -> Vec<Duration> {
 
 /// One job, offered again where the worker has not freed its slot yet; the time counts from the offer it took.
 pub(crate) async fn one(studio: &ScriptedStudio, peer: &mut Peer, claim: &Value) -> Duration {
-    let uploads = studio.calls("complete").len();
+    let uploads = studio.count("complete");
     let is_media = !["llm", "audio_stt"]
         .iter()
         .any(|kind| claim["task"]["kind"] == *kind);
@@ -96,7 +96,7 @@ pub(crate) async fn one(studio: &ScriptedStudio, peer: &mut Peer, claim: &Value)
         }
         assert_eq!(answer["type"], "accept", "{answer}");
         if is_media {
-            studio.called("complete", uploads + 1).await;
+            studio.counted("complete", uploads + 1).await;
         } else {
             peer.expect("completeJson").await;
         }

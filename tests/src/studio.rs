@@ -184,21 +184,32 @@ impl ScriptedStudio {
             .collect()
     }
 
-    /// Waits until a route has had `count` requests.
+    /// How many requests a route has had.
+    pub fn count(&self, route: &str) -> usize {
+        let calls = self.desk.script.calls.lock().expect("no test panics here");
+        calls.iter().filter(|call| call.route == route).count()
+    }
+
+    /// Waits until a route has had `count` requests; all of them.
     pub async fn called(&self, route: &str, count: usize) -> Vec<Call> {
+        self.counted(route, count).await;
+        self.calls(route)
+    }
+
+    /// Only waits, and copies no requests: for what is timed.
+    pub async fn counted(&self, route: &str, count: usize) {
         soon(&format!("request {count} of {route}"), async {
             loop {
                 let next = self.desk.script.called.notified();
                 tokio::pin!(next);
                 next.as_mut().enable();
-                let calls = self.calls(route);
-                if calls.len() >= count {
-                    return calls;
+                if self.count(route) >= count {
+                    return;
                 }
                 next.await;
             }
         })
-        .await
+        .await;
     }
 
     /// The next socket, before its first frame.

@@ -5,11 +5,14 @@
 //! group. A thread per program does the waiting: it works on every Unix, and keeps no runtime from shutting down.
 
 use std::io;
-use std::process::{Child, ExitStatus};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::mpsc;
 use std::thread;
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process_group, waitid, waitpid,
+};
 use tokio::sync::oneshot;
 
 use crate::cgroup::RunGroup;
@@ -36,15 +39,11 @@ pub(crate) struct Group {
 
 impl Group {
     /// Takes over a child that heads its own group, and the control group that it runs in, which goes with it.
-    pub(crate) fn new(mut child: Child, mark: Mark, control: Option<RunGroup>) -> io::Result<Self> {
-        let id = Pid::from_child(&child);
+    pub(crate) fn new(id: Pid, mark: Mark, control: Option<RunGroup>) -> io::Result<Self> {
         let (on_exit, exited) = oneshot::channel();
         let (on_status, status) = oneshot::channel();
         let (release, released) = mpsc::channel();
-        // Handed over once the thread stands, so that a failure leaves the child here to be ended.
-        let (hand_over, handed) = mpsc::sync_channel::<Child>(1);
         let waiter = move || {
-            let Ok(mut child) = handed.recv() else { return };
             wait_unreaped(id);
             let _ = on_exit.send(());
             let _ = released.recv();
@@ -53,7 +52,7 @@ impl Group {
                 control.kill();
             }
             crate::orphans::end(&mark, id.as_raw_nonzero().get());
-            let status = child.wait();
+            let status = reap(id);
             let out_of_memory = control.as_ref().map(RunGroup::ran_out_of_memory);
             drop(control);
             drop(on_status.send(status.map(|status| Reaped {
@@ -61,17 +60,14 @@ impl Group {
                 out_of_memory,
             })));
         };
-        match thread::Builder::new()
+        let waiting = thread::Builder::new()
             .name("waiter".to_owned())
             .stack_size(128 * 1024)
-            .spawn(waiter)
-        {
-            Ok(_) => drop(hand_over.send(child)),
-            Err(error) => {
-                kill(id, Signal::KILL);
-                child.wait()?;
-                return Err(error);
-            }
+            .spawn(waiter);
+        if let Err(error) = waiting {
+            kill(id, Signal::KILL);
+            reap(id)?;
+            return Err(error);
         }
         Ok(Self {
             id,
@@ -120,6 +116,17 @@ impl Drop for Group {
 fn kill(group: Pid, signal: Signal) {
     // The only failure is that nobody is left, or that all who are left changed their user.
     let _ = kill_process_group(group, signal);
+}
+
+/// Waits for a child of ours, whose number may be another's afterwards.
+fn reap(id: Pid) -> io::Result<ExitStatus> {
+    loop {
+        match waitpid(Some(id), WaitOptions::empty()) {
+            Ok(Some((_, status))) => return Ok(ExitStatus::from_raw(status.as_raw())),
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn wait_unreaped(id: Pid) {

@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -19,7 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::cgroup::RunGroup;
 use crate::ending::{Exit, RunError, Stall};
 use crate::environment::environment;
-use crate::exec::{self, Pipes, Spawned};
+use crate::exec::{self, Input, Pipes, Program, Spawned};
 use crate::group::Group;
 use crate::invocation::{Invocation, Stdin};
 use crate::lines::Tail;
@@ -95,7 +95,7 @@ pub async fn start(
         program: invocation.program.clone(),
         source,
     };
-    let command = command(invocation)?;
+    let program = program(invocation)?;
     let mark = Mark::new().map_err(&spawn_error)?;
     let mut variables = environment(invocation, std::env::vars_os());
     variables.push(mark.variable());
@@ -126,7 +126,7 @@ pub async fn start(
     };
     let kills_before = memory::kernel_kills();
     let started = Instant::now();
-    let Spawned { group, pipes } = exec::spawn(command, start).await.map_err(spawn_error)?;
+    let Spawned { group, pipes } = exec::spawn(program, start).await.map_err(spawn_error)?;
     let watch = Watch::new(invocation, group.id(), !is_grouped);
     let (problem, problems) = mpsc::channel(1);
     let enough = CancellationToken::new();
@@ -315,7 +315,7 @@ async fn read(reading: Reading, enough: CancellationToken) -> (String, String) {
     } = reading;
     let io = async {
         let read_out = async {
-            match (pipes.stdout.and_then(receiver), file) {
+            match (receiver(pipes.stdout), file) {
                 (Some(from), Some(file)) => {
                     keep(from, file, stdout_bytes, problem, out.clock()).await;
                 }
@@ -324,7 +324,7 @@ async fn read(reading: Reading, enough: CancellationToken) -> (String, String) {
             }
         };
         let read_err = async {
-            if let Some(from) = pipes.stderr.and_then(receiver) {
+            if let Some(from) = receiver(pipes.stderr) {
                 err.read(from).await;
             }
         };
@@ -337,22 +337,24 @@ async fn read(reading: Reading, enough: CancellationToken) -> (String, String) {
     (out.into_tail(), err.into_tail())
 }
 
-fn command(invocation: &Invocation) -> Result<Command, RunError> {
-    let mut command = Command::new(&invocation.program);
-    command.args(&invocation.args).current_dir(&invocation.cwd);
-    command.stdin(match &invocation.stdin {
-        None => Stdio::null(),
-        Some(Stdin::Bytes(_)) => Stdio::piped(),
+fn program(invocation: &Invocation) -> Result<Program, RunError> {
+    let input = match &invocation.stdin {
+        None => Input::Nothing,
+        Some(Stdin::Bytes(_)) => Input::Pipe,
         Some(Stdin::File(path)) => {
             let io = |source| RunError::File {
                 path: path.clone(),
                 source,
             };
-            open_input(path).map_err(io)?.into()
+            Input::File(open_input(path).map_err(io)?)
         }
-    });
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    Ok(command)
+    };
+    Ok(Program {
+        path: invocation.program.clone(),
+        arguments: invocation.args.clone(),
+        directory: invocation.cwd.clone(),
+        input,
+    })
 }
 
 /// Opens what a program reads. Not a pipe, whose other end might keep us waiting, nor a device.
@@ -368,16 +370,16 @@ fn open_input(path: &Path) -> io::Result<File> {
     }
 }
 
-fn receiver(pipe: impl Into<std::os::fd::OwnedFd>) -> Option<pipe::Receiver> {
-    pipe::Receiver::from_owned_fd(pipe.into()).ok()
+fn receiver(pipe: OwnedFd) -> Option<pipe::Receiver> {
+    pipe::Receiver::from_owned_fd(pipe).ok()
 }
 
 /// Writes standard input. That the program does not read it all is its own affair.
-async fn feed(pipe: Option<std::process::ChildStdin>, input: Option<Stdin>) {
+async fn feed(pipe: Option<OwnedFd>, input: Option<Stdin>) {
     let (Some(pipe), Some(Stdin::Bytes(bytes))) = (pipe, input) else {
         return;
     };
-    if let Ok(mut pipe) = pipe::Sender::from_owned_fd(pipe.into()) {
+    if let Ok(mut pipe) = pipe::Sender::from_owned_fd(pipe) {
         let _ = pipe.write_all(&bytes).await;
     }
 }

@@ -8,8 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::entry::{FileError, FileInfo};
-use crate::job::{JobFiles, bare, blocking, limit, open_regular};
+use crate::job::{JobFiles, bare, limit, open_regular};
 use crate::name::{check_bare_name, check_extension};
+use crate::own_thread::file_work;
 use crate::sniff::sniff_file;
 
 /// Most files and folders that a job's directory may hold, those that nobody takes included. More would keep the worker
@@ -115,7 +116,7 @@ impl JobFiles {
         {
             return Err(FileError::SecondStdout);
         }
-        let dir = self.place(&self.scratch.outputs())?;
+        let dir = self.place("output")?;
         let place = |(n, kind): (usize, &OutputKind)| {
             let path = match kind {
                 OutputKind::File(extension) | OutputKind::Stdout(extension) => {
@@ -143,8 +144,10 @@ impl JobFiles {
     pub async fn collect(&self, command: &CommandFiles) -> Result<Collected, FileError> {
         let (command, max) = (command.clone(), self.limits.collected);
         let scratch = self.scratch.path().to_owned();
-        let (listing, taken) =
-            blocking(move || Ok((list(&command, max)?, taken_by(&scratch)?))).await?;
+        let (listing, taken) = file_work(false, move || {
+            Ok((list(&command, max)?, taken_by(&scratch)?))
+        })
+        .await?;
         // Folders within folders, files with odd names, what lies in its home: nobody takes them, but they are there.
         limit(
             "everything in the job's directory".to_owned(),

@@ -15,6 +15,7 @@ use crate::cache::CachedFile;
 use crate::entry::{Entry, FileError, FileId, FileInfo};
 use crate::limits::Limits;
 use crate::name::{check_bare_name, name_by_content};
+use crate::own_thread::{QUICK_BYTES, file_work};
 use crate::parts::{Part, Source, append, total};
 use crate::scratch::{Scratch, make_new};
 use crate::sniff::sniff_file;
@@ -95,7 +96,7 @@ impl JobFiles {
     /// # Errors
     /// When its directory cannot be made.
     pub fn input_path(&self) -> Result<PathBuf, FileError> {
-        Ok(self.place(&self.scratch.inputs())?.join("download"))
+        Ok(self.place("input")?.join("download"))
     }
 
     /// Takes a finished file in this job's scratch into the table. It is named by `hint` (the last segment of a URL,
@@ -105,7 +106,7 @@ impl JobFiles {
     /// When it is no regular file, cannot be read, or is too much for the job.
     pub async fn adopt(&self, path: PathBuf, hint: &str) -> Result<FileInfo, FileError> {
         let hint = hint.to_owned();
-        let (path, size, media_type, name) = blocking(move || {
+        let (path, size, media_type, name) = file_work(true, move || {
             let (file, size) = open_regular(&path)?;
             let media_type = sniff_file(&file).map_err(FileError::io(&path))?;
             let name = name_by_content(&hint, media_type);
@@ -130,7 +131,7 @@ impl JobFiles {
         bare(name)?;
         let model = cached.clone();
         let path = cached.path.clone();
-        let (path, size, media_type) = blocking(move || {
+        let (path, size, media_type) = file_work(true, move || {
             model.check()?;
             let (file, size) = open_regular(&path)?;
             let media_type = sniff_file(&file).map_err(FileError::io(&path))?;
@@ -152,8 +153,8 @@ impl JobFiles {
         let bytes = total(&sources);
         limit(format!("writing {name:?}"), bytes, self.limits.file_bytes)?;
         let room = self.claim(bytes, "the job's files together")?;
-        let path = self.place(&self.scratch.made())?.join(name);
-        let (path, media_type) = blocking(move || {
+        let path = self.place("made")?.join(name);
+        let (path, media_type) = file_work(bytes <= QUICK_BYTES, move || {
             let mut options = OpenOptions::new();
             let mut file = options
                 .read(true)
@@ -185,7 +186,7 @@ impl JobFiles {
             u64::from(length),
             self.limits.read_bytes,
         )?;
-        blocking(move || {
+        file_work(u64::from(length) <= QUICK_BYTES, move || {
             entry.check()?;
             let (mut file, size) = open_regular(&entry.path)?;
             if offset >= size {
@@ -225,7 +226,7 @@ impl JobFiles {
             total(&sources),
             max.min(self.limits.read_bytes),
         )?;
-        blocking(move || {
+        file_work(total(&sources) <= QUICK_BYTES, move || {
             let mut joined = Vec::with_capacity(usize::try_from(total(&sources)).unwrap_or(0));
             for source in &sources {
                 append(source, &mut joined)?;
@@ -246,14 +247,14 @@ impl JobFiles {
         parts.iter().map(source).collect()
     }
 
-    /// A new directory in `under`.
-    pub(crate) fn place(&self, under: &Path) -> Result<PathBuf, FileError> {
+    /// A new directory of the job's, for what `what` says.
+    pub(crate) fn place(&self, what: &str) -> Result<PathBuf, FileError> {
         let number = {
             let mut table = self.lock();
             table.places = table.places.saturating_add(1);
             table.places
         };
-        let dir = under.join(number.to_string());
+        let dir = self.scratch.path().join(format!("{what}-{number}"));
         make_new(&dir).map_err(|error| match error {
             crate::scratch::ScratchError::Io { path, source } => FileError::Io { path, source },
             other => FileError::Io {
@@ -394,15 +395,4 @@ pub(crate) fn limit(what: String, bytes: u64, limit: u64) -> Result<(), FileErro
     } else {
         Ok(())
     }
-}
-
-/// Runs file work on a thread for it.
-pub(crate) async fn blocking<T, F>(work: F) -> Result<T, FileError>
-where
-    T: Send + 'static,
-    F: FnOnce() -> Result<T, FileError> + Send + 'static,
-{
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or(Err(FileError::Stopping))
 }

@@ -1,5 +1,8 @@
 //! One directory per job, gone when the job is.
 //!
+//! In it lies a home for programs, and a directory for each thing the job has: `input-1`, `output-2`, side by side, since
+//! each directory more is a file more to make and to remove for every job.
+//!
 //! Prompts, inputs and half-made products lie here, so the directories are for their owner only. A worker that was
 //! killed leaves its directories behind; the next one to open the same root removes them. A lock keeps two workers from
 //! sweeping each other.
@@ -116,9 +119,7 @@ impl ScratchRoot {
             removed: false,
             _lock: Arc::clone(&self.lock),
         };
-        for part in ["inputs", "outputs", "made", "shown", "home"] {
-            make_new(&scratch.dir.join(part))?;
-        }
+        make_new(&scratch.home())?;
         Ok(scratch)
     }
 }
@@ -136,30 +137,6 @@ impl Scratch {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.dir
-    }
-
-    /// Where downloads of this job go.
-    #[must_use]
-    pub fn inputs(&self) -> PathBuf {
-        self.dir.join("inputs")
-    }
-
-    /// Where its commands write; a directory each.
-    #[must_use]
-    pub fn outputs(&self) -> PathBuf {
-        self.dir.join("outputs")
-    }
-
-    /// Where files go that the host writes for it.
-    #[must_use]
-    pub fn made(&self) -> PathBuf {
-        self.dir.join("made")
-    }
-
-    /// Where files are shown under names of their own.
-    #[must_use]
-    pub fn shown(&self) -> PathBuf {
-        self.dir.join("shown")
     }
 
     /// What its commands see as home and temporary directory.

@@ -24,7 +24,7 @@ impl JobFiles {
         {
             return Ok(entry.path);
         }
-        let shown = self.place(&self.scratch.shown())?.join(&entry.info.name);
+        let shown = self.place("shown")?.join(&entry.info.name);
         link(&entry, &shown)?;
         Ok(shown)
     }
@@ -45,7 +45,7 @@ impl JobFiles {
             Ok((name, self.get(*id)?))
         });
         let wanted = wanted.collect::<Result<Vec<_>, FileError>>()?;
-        let dir = self.place(&self.scratch.shown())?;
+        let dir = self.place("shown")?;
         for (name, entry) in wanted {
             link(&entry, &dir.join(name))?;
         }

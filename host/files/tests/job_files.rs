@@ -211,7 +211,7 @@ async fn inputs_are_named_by_content() {
         ("latest.png", Some("image/png"), 12)
     );
     let path = files.program_path(input.id).unwrap();
-    assert!(path.ends_with("latest.png") && path.starts_with(files.scratch().inputs()));
+    assert!(path.ends_with("latest.png") && path.starts_with(files.scratch().path()));
     assert_eq!(fs::read(path).unwrap(), PNG);
     // A link in place of a download leads nowhere.
     let path = files.input_path().unwrap();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use worker_delivery::Delivery;
 use worker_egress::Egress;
@@ -220,7 +221,10 @@ impl Runner {
         let run = JobRun::new(self.0.clone(), generation, engine, claim, link, reservation);
         let jobs = self.0.jobs.clone();
         OfferAnswer::Accepted(Box::new(move || {
-            tokio::spawn(watch(jobs.spawn(run.execute()), told));
+            // A thread of its own: what wakes it wakes one thread and no other, and it may wait for the disk.
+            let runtime = Handle::current();
+            let job = move || worker_files::run_on_own_thread(&runtime, run.execute());
+            tokio::spawn(watch(jobs.spawn_blocking(job), told));
         }))
     }
 

@@ -1,6 +1,6 @@
 //! What the program found on this machine can do, read from its help text.
 
-use std::collections::BTreeMap;
+use std::ops::Range;
 
 use studio_plugin::{BackendStatus, Failure};
 
@@ -30,20 +30,34 @@ const NEWER_THAN_NO_PROMPT: &str = "--sigmas";
 /// One program.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Probe {
-    /// Options with what the help says of each; empty when the program printed no help.
-    options: BTreeMap<String, String>,
+    /// All that it printed.
+    printed: String,
+    /// The options in it; none when the program printed no help.
+    options: Vec<Known>,
     release: Option<String>,
     /// The release that it says it is, where the host knows none. For people: a build made outside of a checkout says nothing.
     said: Option<String>,
 }
 
+/// An option, by places in what was printed: every step of a job reads the help anew, and there is a lot of it.
+#[derive(Clone, Debug)]
+struct Known {
+    name: Range<usize>,
+    /// The lines from its own up to the next option's.
+    said: Range<usize>,
+}
+
 impl Probe {
     pub(crate) fn read(backend: &BackendStatus) -> Self {
+        let (mut printed, mut options) = (String::new(), Vec::new());
+        for help in &backend.probes {
+            let before = printed.len();
+            printed.push_str(help);
+            read_options(&printed, before, &mut options);
+        }
         Self {
-            options: backend
-                .probes
-                .iter()
-                .fold(BTreeMap::new(), |known, help| options(known, help)),
+            printed,
+            options,
             release: backend.release.clone(),
             said: backend.probes.iter().find_map(|printed| version(printed)),
         }
@@ -54,7 +68,7 @@ impl Probe {
         if self.options.is_empty() {
             !HISTORIC.contains(&option)
         } else {
-            self.options.contains_key(option)
+            self.said_of(option).next().is_some()
         }
     }
 
@@ -109,10 +123,20 @@ impl Probe {
     /// Whether the help of an option holds a word.
     fn lists(&self, option: &str, word: &str) -> bool {
         let part_of_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-');
-        self.options.get(option).is_some_and(|text| {
-            text.split(|c: char| !part_of_word(c))
-                .any(|found| found == word)
-        })
+        self.said_of(option)
+            .flat_map(|text| text.split(|c: char| !part_of_word(c)))
+            .any(|found| found == word)
+    }
+
+    /// What the help says of an option, wherever it stands in it.
+    fn said_of<'a>(&'a self, option: &'a str) -> impl Iterator<Item = &'a str> {
+        let has_name = move |known: &&Known| self.text(&known.name) == option;
+        let named = self.options.iter().filter(has_name);
+        named.map(|known| self.text(&known.said))
+    }
+
+    fn text(&self, place: &Range<usize>) -> &str {
+        self.printed.get(place.clone()).unwrap_or_default()
     }
 
     /// By the release where it is known, else by an option that came a little later.
@@ -152,26 +176,33 @@ fn version(printed: &str) -> Option<String> {
     tagged.then(|| word.to_owned())
 }
 
-/// Adds the options of a help text. An option is a name at the beginning of a line, `  -o, --output <string>   where …`; those that
-/// a description mentions do not count. What follows, up to the next option, is said of it.
-fn options(mut known: BTreeMap<String, String>, help: &str) -> BTreeMap<String, String> {
-    let mut current: Vec<String> = Vec::new();
-    for line in help.lines() {
-        let names: Vec<_> = line
-            .split_whitespace()
-            .take_while(|word| word.starts_with('-'))
-            .map(|word| word.trim_end_matches(',').to_owned())
-            .collect();
-        if !names.is_empty() {
-            current = names;
+/// Adds the options of the help text that begins at `at`. An option is a name at the beginning of a line,
+/// `  -o, --output <string>   where …`; those that a description mentions do not count. What follows, up to the next option, is
+/// said of it.
+fn read_options(printed: &str, mut at: usize, known: &mut Vec<Known>) {
+    // Those whose description goes on.
+    let mut open = known.len();
+    for line in printed.get(at..).unwrap_or_default().split_inclusive('\n') {
+        let start = at;
+        at += line.len();
+        let mut rest = line.trim_ascii_start();
+        if rest.starts_with('-') {
+            open = known.len();
         }
-        for name in &current {
-            let said = known.entry(name.clone()).or_default();
-            said.push_str(line);
-            said.push('\n');
+        while rest.starts_with('-') {
+            let end = rest.bytes().position(|byte| byte.is_ascii_whitespace());
+            let (word, after) = rest.split_at(end.unwrap_or(rest.len()));
+            let name = at - rest.len();
+            known.push(Known {
+                name: name..name + word.trim_end_matches(',').len(),
+                said: start..at,
+            });
+            rest = after.trim_ascii_start();
+        }
+        for option in known.iter_mut().skip(open) {
+            option.said.end = at;
         }
     }
-    known
 }
 
 #[cfg(test)]
