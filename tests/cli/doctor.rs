@@ -1,14 +1,22 @@
 //! `doctor`: a line for everything a job depends on, and what to do next.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
-use worker_tests::{FileServer, Home, PluginFolder, SdCli, built, home};
+use worker_tests::disk::with_small_disk;
+use worker_tests::{FileServer, Home, PluginFolder, SdCli, built, home, needs};
 
 async fn doctor(home: &Home, plugins: &str, env: &[(&str, &str)]) -> (i32, Value) {
     let mut command = home.command(&["doctor", "--json", "--plugins", plugins]);
     command.envs(env.iter().copied());
+    told(command).await
+}
+
+/// What a doctor says that is run in some way of its own.
+async fn told(command: Command) -> (i32, Value) {
     let ended = home::finish(command).await;
     let code = ended.code();
     let told = serde_json::from_str(&ended.stdout);
@@ -178,4 +186,122 @@ async fn a_token_that_others_can_read() {
     fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
     let (_, told) = doctor(&home, &first_party(), &[]).await;
     assert_eq!(check(&told, "permissions.config")["level"], "ok");
+}
+
+#[tokio::test]
+async fn a_disk_that_is_almost_full() {
+    // What there is of room for models, in KiB, and what a doctor says of it.
+    for (kib, level) in [(1 << 10, "failure"), (3 << 20, "warning")] {
+        let home = Home::new();
+        let command = home.command(&["doctor", "--json", "--plugins", &first_party()]);
+        let Some(command) = with_small_disk(&command, &home.path("models"), kib) else {
+            return;
+        };
+        let (code, told) = told(command).await;
+        let models = check(&told, "disk.models");
+        assert_eq!(models["level"], level, "{models}");
+        let found = models["found"].as_str().unwrap();
+        assert!(
+            found.contains("GiB free in") && found.contains("models"),
+            "{found}"
+        );
+        let next = models["next"].as_str().unwrap();
+        assert!(next.contains("make room there"), "{next}");
+        if level == "failure" {
+            assert_eq!(code, 1);
+        }
+    }
+}
+
+/// An installation of a user who is nobody, and a command of theirs on it. Where this is nobody of importance already, theirs is
+/// one's own.
+fn of_nobody(home: &Home, args: &[&str]) -> Option<Command> {
+    const NOBODY: u32 = 65_534;
+    let command = home.command(args);
+    if !rustix::process::geteuid().is_root() {
+        return Some(command);
+    }
+    let setpriv = needs::program("a doctor without rights", "setpriv", "util-linux")?;
+    let mut theirs = vec![home.path("")];
+    while let Some(path) = theirs.pop() {
+        chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
+        if path.is_dir() {
+            let inside = fs::read_dir(&path).unwrap();
+            theirs.extend(inside.map(|entry| entry.unwrap().path()));
+        }
+    }
+    let mut outer = Command::new(setpriv);
+    outer
+        .args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--no-new-privs",
+        ])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env_clear()
+        .envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .current_dir(home.path(""))
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    Some(outer)
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[tokio::test]
+async fn a_folder_that_this_user_may_not_write_and_a_state_of_another_users() {
+    let home = Home::new();
+    mode(&home.config(), 0o600);
+    let plugins = first_party();
+    let args = ["doctor", "--json", "--plugins", &plugins];
+    let Some(command) = of_nobody(&home, &["--version"]) else {
+        return;
+    };
+    if !home::finish(command).await.status.success() {
+        return needs::not_run("a doctor without rights", "nobody may run the worker here");
+    }
+    let Some(command) = of_nobody(&home, &args) else {
+        return;
+    };
+    let (_, well) = told(command).await;
+    assert_eq!(check(&well, "folder.models")["level"], "ok", "{well:#}");
+    assert_eq!(check(&well, "permissions.config")["level"], "ok");
+
+    mode(&home.path("models"), 0o555);
+    let Some(command) = of_nobody(&home, &args) else {
+        return;
+    };
+    let (code, ill) = told(command).await;
+    assert_eq!(code, 1);
+    let models = check(&ill, "folder.models");
+    assert_eq!(models["level"], "failure", "{models}");
+    let found = models["found"].as_str().unwrap();
+    assert!(found.contains("cannot be written"), "{found}");
+    let next = models["next"].as_str().unwrap();
+    assert!(next.contains("config.toml"), "{next}");
+
+    // Once run by root, as with `sudo`: only root can have made it so.
+    mode(&home.path("models"), 0o755);
+    if rustix::process::geteuid().is_root() {
+        let Some(command) = of_nobody(&home, &args) else {
+            return;
+        };
+        chown(home.path("state"), Some(0), Some(0)).unwrap();
+        mode(&home.path("state"), 0o755);
+        let (_, ill) = told(command).await;
+        let state = check(&ill, "permissions.state");
+        assert_eq!(state["level"], "failure", "{state}");
+        let found = state["found"].as_str().unwrap();
+        assert!(found.contains("belongs to user 0"), "{found}");
+        assert_eq!(check(&ill, "folder.state")["level"], "failure");
+    }
 }

@@ -9,6 +9,7 @@
 
 mod configuration;
 mod doctor;
+mod failures;
 mod local_api;
 mod models;
 mod plugins;

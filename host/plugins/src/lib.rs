@@ -52,7 +52,7 @@ pub use load::{EmbeddedFile, LoadError, Loaded, Source, load};
 pub use pipeline::{
     Compiled, Examined, Linked, Permitted, PluginSet, Print, Probed, ReadOnce, Stored, Verified,
 };
-pub use policy::{Permissions, Policy, PolicyError};
+pub use policy::{MAX_FILE_MIB, Permissions, Policy, PolicyError};
 pub use prepare::Plugged;
 pub use refusal::{Broken, Lacks, Refusal, Rule};
 pub use sandbox::{Sandbox, SandboxError, SandboxOptions};

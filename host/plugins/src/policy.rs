@@ -19,8 +19,9 @@ pub(crate) const FILE: &str = "plugins.toml";
 /// Larger files are refused: a hand-written one has a few KiB.
 pub(crate) const MAX_BYTES: u64 = 1 << 20;
 
-/// The most an operator can allow one plugin's file to have, and what it may have without a word, in MiB.
-const MAX_FILE_MIB: u32 = 128;
+/// The most an operator can allow one plugin's file to have, in MiB.
+pub const MAX_FILE_MIB: u32 = 128;
+/// What it may have without a word.
 pub(crate) const DEFAULT_FILE_MIB: u32 = 32;
 
 /// The operator's word on the plugins of one folder.

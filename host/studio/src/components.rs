@@ -3,10 +3,11 @@
 //! A file appears whole or not at all: temporary name, sync, rename, sync of the folder. How many there may be and how large they
 //! may be together is bounded; what no roll-out needs any more makes room for what comes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
@@ -15,8 +16,9 @@ use crate::secrets;
 use crate::store::{OpenError, private_dir};
 use crate::wire::create_private;
 
-/// Largest component, in bytes. More would not pass the local API's bound on bodies; less refuses large plugins.
-pub(crate) const COMPONENT_BYTES: u64 = crate::guard::MAX_BODY_BYTES as u64;
+/// Largest component, in bytes: what an operator can let a plugin have at most. Less would keep plugins from being pushed that
+/// workers take; more only takes memory.
+pub const COMPONENT_BYTES: usize = 128 << 20;
 
 /// Beginning of a name that is not in place yet.
 const PART: &str = ".component-";
@@ -48,6 +50,30 @@ pub(crate) struct Room {
 pub(crate) struct Components {
     dir: PathBuf,
     room: Room,
+    /// Digests that somebody is about to need, and how many do.
+    held: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+/// While it is there, the component of its digest is not removed.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    digest: String,
+    held: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut held = lock(&self.held);
+        let left = held.get(&self.digest).map_or(0, |held| held - 1);
+        match left {
+            0 => held.remove(&self.digest),
+            _ => held.insert(self.digest.clone(), left),
+        };
+    }
+}
+
+fn lock(held: &Mutex<HashMap<String, usize>>) -> MutexGuard<'_, HashMap<String, usize>> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Found {
@@ -67,7 +93,8 @@ impl Components {
                 let _ = fs::remove_file(entry.path());
             }
         }
-        Ok(Self { dir, room })
+        let held = Arc::default();
+        Ok(Self { dir, room, held })
     }
 
     /// Where the component of a digest is, or would be. `digest` must be sound.
@@ -81,15 +108,25 @@ impl Components {
         meta.is_file().then_some(meta.len())
     }
 
-    /// Keeps bytes under their digest; `needed` are digests that must stay. Blocks.
+    /// Keeps the component of a digest, if it is here, for as long as the answer is kept: between the look for it and the record
+    /// of a roll-out that needs it, another one may come and need room.
+    pub(crate) fn hold(&self, digest: &str) -> Hold {
+        *lock(&self.held).entry(digest.to_owned()).or_default() += 1;
+        Hold {
+            digest: digest.to_owned(),
+            held: Arc::clone(&self.held),
+        }
+    }
+
+    /// Keeps bytes under their digest; `needed` says which digests must stay, and is asked before each removal. Blocks.
     pub(crate) fn put(
         &self,
         digest: &str,
         bytes: &[u8],
-        needed: &HashSet<String>,
+        needed: &dyn Fn() -> HashSet<String>,
     ) -> Result<(), ComponentError> {
         let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        if size == 0 || size > COMPONENT_BYTES {
+        if bytes.is_empty() || bytes.len() > COMPONENT_BYTES {
             return Err(ComponentError::Size);
         }
         let found = hex::encode(Sha256::digest(bytes));
@@ -125,7 +162,7 @@ impl Components {
         &self,
         digest: &str,
         size: u64,
-        needed: &HashSet<String>,
+        needed: &dyn Fn() -> HashSet<String>,
     ) -> Result<(), ComponentError> {
         let mut kept = list(&self.dir).map_err(ComponentError::Disk)?;
         kept.retain(|one| one.digest != digest);
@@ -135,8 +172,12 @@ impl Components {
             if kept.len() < self.room.count && bytes.saturating_add(size) <= self.room.bytes {
                 return Ok(());
             }
-            let at = kept.iter().rposition(|one| !needed.contains(&one.digest));
-            let Some(at) = at else {
+            // Nobody begins to need one between the look and the removal.
+            let held = lock(&self.held);
+            let needed = needed();
+            let unneeded =
+                |one: &Found| !needed.contains(&one.digest) && !held.contains_key(&one.digest);
+            let Some(at) = kept.iter().rposition(unneeded) else {
                 return Err(ComponentError::Full {
                     count: kept.len(),
                     bytes,
@@ -182,14 +223,14 @@ mod tests {
         let kept = Components::open(dir.path().join("components"), room).unwrap();
         let digest = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
         let (one, two, three) = (b"one".as_slice(), b"two".as_slice(), b"three".as_slice());
-        let needed = HashSet::from([digest(one)]);
+        let needed = || HashSet::from([digest(one)]);
         kept.put(&digest(one), one, &needed).unwrap();
         kept.put(&digest(two), two, &needed).unwrap();
         kept.put(&digest(two), two, &needed).unwrap();
         kept.put(&digest(three), three, &needed).unwrap();
         assert_eq!(kept.size(&digest(one)), Some(3));
         assert_eq!(kept.size(&digest(two)), None, "it made room");
-        let needed = HashSet::from([digest(one), digest(three)]);
+        let needed = || HashSet::from([digest(one), digest(three)]);
         assert!(matches!(
             kept.put(&digest(two), two, &needed),
             Err(ComponentError::Full { count: 2, .. })
@@ -208,5 +249,27 @@ mod tests {
             fs::read_dir(dir.path().join("components")).unwrap().count(),
             2
         );
+    }
+
+    #[test]
+    fn what_a_roll_out_is_about_to_need_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = Room {
+            count: 1,
+            bytes: 100,
+        };
+        let kept = Components::open(dir.path().join("components"), room).unwrap();
+        let digest = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
+        let (one, two) = (b"one".as_slice(), b"two".as_slice());
+        let nothing = HashSet::new;
+        kept.put(&digest(one), one, &nothing).unwrap();
+        let (hold, again) = (kept.hold(&digest(one)), kept.hold(&digest(one)));
+        drop(again);
+        let refused = kept.put(&digest(two), two, &nothing);
+        assert!(matches!(refused, Err(ComponentError::Full { .. })));
+        assert_eq!(kept.size(&digest(one)), Some(3));
+        drop(hold);
+        kept.put(&digest(two), two, &nothing).unwrap();
+        assert_eq!(kept.size(&digest(one)), None);
     }
 }

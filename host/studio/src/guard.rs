@@ -14,11 +14,12 @@ use axum::{Json, Router};
 use http::{HeaderMap, StatusCode, header};
 use worker_wire::Secret;
 
+use crate::components::COMPONENT_BYTES;
 use crate::secrets::{self, TokenHash};
 use crate::wire::complete::drain;
 
-/// Largest body of a local route, in bytes. Smaller would refuse offers that carry pictures, larger would let one
-/// request take that much memory.
+/// Largest body of a local route but that of components, in bytes. Smaller would refuse offers that carry pictures, larger would
+/// let one request take that much memory.
 pub const MAX_BODY_BYTES: usize = 64 << 20;
 
 /// Puts routes behind all three checks and the body limit.
@@ -74,10 +75,18 @@ fn judge(headers: &HeaderMap, uri: &http::Uri, expected: &TokenHash) -> Result<(
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.parse::<usize>().ok());
-    if declared.is_some_and(|bytes| bytes > MAX_BODY_BYTES) {
+    if declared.is_some_and(|bytes| bytes > most(uri)) {
         return Err(Denial::Size);
     }
     Ok(())
+}
+
+/// Largest body that a route takes, whatever smaller bound it has of its own.
+fn most(uri: &http::Uri) -> usize {
+    match uri.path().starts_with("/api/components/") {
+        true => COMPONENT_BYTES,
+        false => MAX_BODY_BYTES,
+    }
 }
 
 fn host_is_loopback(headers: &HeaderMap, uri: &http::Uri) -> bool {

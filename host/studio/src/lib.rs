@@ -19,6 +19,7 @@ mod store;
 mod studio;
 mod wire;
 
+pub use components::COMPONENT_BYTES;
 pub use options::{
     Approval, Compose, ComposeError, ComposeFuture, Composed, Limits, StudioOptions, Timing,
 };

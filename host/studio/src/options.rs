@@ -108,6 +108,9 @@ pub struct Timing {
     pub goodbye: Duration,
     /// How long a worker that could not fetch a pushed plugin is left alone before it is sent again.
     pub retry: Duration,
+    /// How long a roll-out waits for a worker that is away before it counts as gone. Longer keeps a roll-out waiting for a
+    /// machine that never returns; shorter stops one over a machine that starts anew.
+    pub gone: Duration,
 }
 
 impl Default for Timing {
@@ -125,6 +128,7 @@ impl Default for Timing {
             write: Duration::from_secs(10),
             goodbye: Duration::from_secs(1),
             retry: Duration::from_secs(10),
+            gone: Duration::from_secs(600),
         }
     }
 }

@@ -49,7 +49,7 @@ impl Studio {
         Member {
             id: id.await,
             worker,
-            _home: home,
+            home,
             _folder: folder,
         }
     }
@@ -109,11 +109,16 @@ impl Studio {
 struct Member {
     id: String,
     worker: Worker,
-    _home: Home,
+    home: Home,
     _folder: PluginFolder,
 }
 
 impl Member {
+    /// Gives the worker an order, as its operator does.
+    async fn order(&self, word: &str) {
+        self.home.run(&[word]).await.ok();
+    }
+
     async fn serves(&self) -> String {
         let status = self.worker.api().await.get("/daemon/status").await;
         let plugins = status["plugins"].as_array().unwrap();
@@ -259,6 +264,81 @@ async fn one_that_traps_on_its_third_job_is_rolled_back_and_the_job_succeeds() {
             .contains("quarantined"),
         "{view:#}"
     );
+}
+
+#[tokio::test]
+async fn a_canary_that_rolls_back_stops_the_rollout_with_the_others_untouched() {
+    let studio = Studio::start().await;
+    let members = [
+        studio.worker().await,
+        studio.worker().await,
+        studio.worker().await,
+    ];
+    let [first, canary, last] = &members;
+    let others = [first, last];
+    let bad = posing("hostile-spoiled");
+    let update = studio
+        .push(&bad, Signer::trusted(), &["--canary", &canary.id])
+        .await;
+    studio
+        .until(&update, "probation", |view| {
+            of(view, canary)["state"] == "probation"
+        })
+        .await;
+    assert_eq!(canary.serves().await, digest(&bad));
+    // It takes every job while the others rest.
+    for other in others {
+        other.order("pause").await;
+    }
+    studio.job("fine", "fine").await;
+    let view = studio.api.get(&format!("/api/updates/{update}")).await;
+    assert_eq!(view["state"], "canary", "{view:#}");
+    studio.job("wild", "spoil:panic").await;
+    let view = studio.ends(&update, "stopped").await;
+    assert_eq!(view["canary"], canary.id.as_str());
+    let reason = view["reason"].as_str().unwrap();
+    assert!(reason.contains(&canary.id), "{reason}");
+    let told = story(&view, canary);
+    assert!(told.contains(&"probation".to_owned()), "{told:?}");
+    assert!(told.contains(&"rolled-back".to_owned()), "{told:?}");
+    assert_eq!(of(&view, canary)["meaning"], "failed");
+    assert_eq!(canary.serves().await, digest(&good()));
+    for other in others {
+        other.order("resume").await;
+        assert_eq!(of(&view, other)["state"], "not-sent");
+        assert_eq!(other.serves().await, digest(&good()));
+        let lines = other.worker.lines().join("\n");
+        assert!(!lines.contains("the studio pushes"), "{lines}");
+    }
+    // As a person sees it, then and afterwards.
+    let shown = studio.home.run(&["studio", "updates", &update]).await.ok();
+    for words in ["stopped", "rolled-back", "not-sent", canary.id.as_str()] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    studio.job("after", "fine").await;
+    // One that comes later is sent nothing of it.
+    let late = studio.worker().await;
+    let view = studio.api.get(&format!("/api/updates/{update}")).await;
+    assert_eq!(of(&view, &late)["state"], "not-sent");
+    assert_eq!(late.serves().await, digest(&good()));
+}
+
+#[tokio::test]
+async fn a_worker_whose_operator_keeps_the_plugin_stops_nobody_else() {
+    let studio = Studio::start().await;
+    let (keeps, takes) = (studio.worker().await, studio.worker().await);
+    keeps.home.run(&["plugin", "pin", "hostile"]).await.ok();
+    let new = better("wanted");
+    let rules = ["--canary", &keeps.id, "--canary-jobs", "0"];
+    let update = studio.push(&new, Signer::trusted(), &rules).await;
+    let view = studio.ends(&update, "done").await;
+    assert_eq!(view["canary"], takes.id.as_str());
+    assert_eq!(of(&view, &keeps)["state"], "pinned");
+    assert_eq!(of(&view, &keeps)["meaning"], "declined");
+    assert_eq!(keeps.serves().await, digest(&good()));
+    assert_eq!(takes.serves().await, digest(&new));
+    let shown = studio.home.run(&["studio", "updates", &update]).await.ok();
+    assert!(shown.contains("(declined)"), "{shown}");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post, put};
 
+use crate::components::COMPONENT_BYTES;
 use crate::studio::Studio;
 
 pub(crate) use error::ApiError;
@@ -44,7 +45,7 @@ pub(crate) fn router(studio: Arc<Studio>) -> Router {
         .route("/api/workers/{worker}", delete(workers::remove))
         .route(
             "/api/components/{digest}",
-            put(updates::component).layer(DefaultBodyLimit::max(crate::guard::MAX_BODY_BYTES)),
+            put(updates::component).layer(DefaultBodyLimit::max(COMPONENT_BYTES)),
         )
         .route(
             "/api/updates",

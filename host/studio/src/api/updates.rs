@@ -29,9 +29,11 @@ pub(super) async fn component(
             "a component is named by its SHA-256 in 64 lower-case hex digits",
         ));
     }
-    let needed = studio.core().needed_components();
-    let (components, named, size) = (studio.components.clone(), digest.clone(), body.len());
-    let kept = tokio::task::spawn_blocking(move || components.put(&named, &body, &needed));
+    let (studio, named, size) = (Arc::clone(&studio), digest.clone(), body.len());
+    let kept = tokio::task::spawn_blocking(move || {
+        let needed = || studio.core().needed_components();
+        studio.components.put(&named, &body, &needed)
+    });
     kept.await
         .map_err(|error| ComponentError::Disk(std::io::Error::other(error)))??;
     let told = Json(json!({"digest": digest, "size": size}));
@@ -48,6 +50,8 @@ pub(super) async fn begin(
     if !is_digest(&push.digest) {
         return Err(PushError::Malformed("digest").into());
     }
+    // Until the roll-out says itself that it needs it.
+    let _hold = studio.components.hold(&push.digest);
     let size = studio.components.size(&push.digest);
     let size = size.ok_or(PushError::NoComponent)?;
     let begun = studio.core().push(push, size);

@@ -4,6 +4,7 @@
 //! thread (a rename of a finished upload is the one exception), and leaves the state whole: what a frame, a request or
 //! the alarm does is one call.
 
+mod advance;
 mod claims;
 mod dispatch;
 mod job;
@@ -12,6 +13,7 @@ mod recovery;
 mod registration;
 mod rollout;
 mod session;
+mod share;
 mod status;
 mod submit;
 mod sweep;

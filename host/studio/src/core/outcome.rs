@@ -319,9 +319,13 @@ impl Core {
         job.state = state;
         job.row.finished_at = Some(super::now_ms());
         job.bump();
-        self.finished_prompts += job.row.prompt.len();
+        let row = job.row();
+        self.finished_prompts += row.prompt.len();
         self.finished.push_back(id.clone());
-        Some(job.row())
+        if row.state == "done" {
+            self.count_for_canary(&row);
+        }
+        Some(row)
     }
 
     /// The record of an outcome failed: the job is its worker's again, so that the outcome can be sent again.

@@ -1,18 +1,14 @@
-//! Roll-outs: who gets a pushed plugin when, and what comes of it.
-//!
-//! Nothing here waits. Whatever may move a roll-out on (a status, a heartbeat, a worker that comes or goes, the alarm) calls
-//! [`Core::advance`], which looks at the whole of it and does what can be done now.
+//! Roll-outs: how they begin, what workers say of them, and how they are ended.
 
 use std::collections::HashSet;
 
-use worker_wire::{
-    Extension, PluginStatus, PluginUpdate, ServerFrame, is_digest, is_plugin_name, plugin_state,
-};
+use worker_wire::{Extension, PluginStatus, is_digest, is_plugin_name, plugin_state};
 
-use super::rollout::{Meaning, Phase, Rollout, RolloutRow, Rules, Share};
+use super::rollout::{Phase, Rollout, RolloutRow, Rules};
+use super::share::{GONE, Meaning};
 use super::{Core, now_ms};
 use crate::secrets;
-use crate::store::{Change, Receipt};
+use crate::store::{Change, JobRow, Receipt};
 
 /// Roll-outs that are kept. More costs memory and a longer list.
 const KEPT: usize = 100;
@@ -130,7 +126,7 @@ impl Core {
         if !rollout.row.phase.runs() {
             return Err(PushError::Ended);
         }
-        end(rollout, Phase::Cancelled, "by the operator");
+        rollout.end(Phase::Cancelled, "by the operator", now_ms());
         self.record_rollout(id);
         Ok(())
     }
@@ -144,11 +140,11 @@ impl Core {
             .collect()
     }
 
-    /// Whether it is the one that workers get for its plugin: the latest that was not stopped or cancelled.
-    fn is_current(&self, row: &RolloutRow) -> bool {
+    /// Whether it is the one that workers get for its plugin: the latest, but for those that ended with their canary.
+    pub(super) fn is_current(&self, row: &RolloutRow) -> bool {
         row.phase.sends()
             && !self.rollouts.values().any(|other| {
-                other.row.name == row.name && other.row.seq > row.seq && other.row.phase.sends()
+                other.row.name == row.name && other.row.seq > row.seq && other.row.decides()
             })
     }
 
@@ -169,7 +165,7 @@ impl Core {
         }
     }
 
-    fn record_rollout(&self, id: &str) {
+    pub(super) fn record_rollout(&self, id: &str) {
         if let Some(rollout) = self.rollouts.get(id) {
             rollout.bump();
             self.store
@@ -183,7 +179,9 @@ impl Core {
             return;
         };
         let status = status.bounded();
-        if !session.speaks(Extension::PluginStatus) || !is_plugin_name(&status.name) {
+        // One word is the studio's own.
+        let sound = is_plugin_name(&status.name) && status.state != GONE;
+        if !session.speaks(Extension::PluginStatus) || !sound {
             return;
         }
         let worker = session.worker.clone();
@@ -232,11 +230,7 @@ impl Core {
             let Some(share) = rollout.row.shares.get_mut(&session.worker) else {
                 continue;
             };
-            let plugins = session.capabilities.plugins.iter();
-            let serving = [plugin_state::PROBATION, plugin_state::ACTIVE];
-            let Some(seen) = { plugins }.find(|one| {
-                one.digest == rollout.row.digest && serving.contains(&one.state.as_str())
-            }) else {
+            let Some(seen) = session.serves(&rollout.row.digest) else {
                 continue;
             };
             let mut news = false;
@@ -252,208 +246,30 @@ impl Core {
         }
     }
 
-    /// Moves every roll-out on as far as it goes now.
-    pub(crate) fn advance(&mut self) {
-        let current: Vec<String> = self
-            .rollouts
-            .values()
-            .filter(|one| self.is_current(&one.row))
-            .map(|one| one.row.id.clone())
-            .collect();
-        for id in current {
-            // Each step leads to a later phase, so this ends.
-            while self.step(&id) {}
-        }
-    }
-
-    /// One step. Whether it led to another phase.
-    fn step(&mut self, id: &str) -> bool {
-        let Some(rollout) = self.rollouts.get_mut(id) else {
-            return false;
+    /// Counts a job that is done for the canary that did it on the pushed version.
+    pub(crate) fn count_for_canary(&mut self, job: &JobRow) {
+        let (Some(worker), Some(by)) = (&job.worker, &job.served_by) else {
+            return;
         };
-        if let Some(why) = rollout.failed() {
-            tracing::warn!(
-                rollout = id,
-                plugin = rollout.row.name,
-                "the roll-out is stopped: {why}"
-            );
-            end(rollout, Phase::Stopped, &why);
-            self.record_rollout(id);
-            return false;
-        }
-        match rollout.row.phase {
-            Phase::Canary => self.step_canary(id),
-            Phase::Rolling => self.step_rolling(id),
-            Phase::Done => {
-                let late = self.lacking(id);
-                self.send_to(id, late);
-                false
-            }
-            Phase::Stopped | Phase::Cancelled => false,
-        }
-    }
-
-    fn step_canary(&mut self, id: &str) -> bool {
-        let Some(rollout) = self.rollouts.get(id) else {
-            return false;
-        };
-        let row = &rollout.row;
-        let Some(canary) = row.canary.clone().or_else(|| self.choose_canary(row)) else {
-            return false;
-        };
-        if row.canary.is_none() {
-            if let Some(rollout) = self.rollouts.get_mut(id) {
-                rollout.row.canary = Some(canary.clone());
-            }
-            self.record_rollout(id);
-        }
-        let lacks = self.lacking(id).contains(&canary);
-        if lacks {
-            self.send_to(id, vec![canary.clone()]);
-        }
-        let session = self.session_of(&canary);
-        let session = session.and_then(|no| self.sessions.get(&no));
-        let Some(rollout) = self.rollouts.get_mut(id) else {
-            return false;
-        };
-        let share = rollout.row.shares.get(&canary);
-        // On probation time passes for a worker that crashed as well: it has to be there.
-        let lives = session.is_some_and(|session| session.says_it_serves(&rollout.row.digest));
-        let passed = share.is_some_and(|share| {
-            (lives || share.state == plugin_state::ACTIVE)
-                && share.passed(&rollout.row.rules, now_ms()).is_ok()
-        });
-        if passed {
-            rollout.row.phase = Phase::Rolling;
-            self.record_rollout(id);
-        }
-        passed
-    }
-
-    fn step_rolling(&mut self, id: &str) -> bool {
-        let lacking = self.lacking(id);
-        let Some(rollout) = self.rollouts.get(id) else {
-            return false;
-        };
-        let under_way = self.under_way(&rollout.row).len();
-        let most = usize::try_from(rollout.row.rules.at_once).unwrap_or(usize::MAX);
-        let free = most.saturating_sub(under_way);
-        if lacking.is_empty() && under_way == 0 {
-            if let Some(rollout) = self.rollouts.get_mut(id) {
-                end(rollout, Phase::Done, "");
-            }
-            self.record_rollout(id);
-            return true;
-        }
-        self.send_to(id, lacking.into_iter().take(free).collect());
-        false
-    }
-
-    /// Connected workers that are at it.
-    pub(crate) fn under_way(&self, row: &RolloutRow) -> Vec<String> {
-        let at_it = |worker: &str| {
-            let share = row.shares.get(worker);
-            share.is_some_and(|share| share.meaning() != Meaning::Serves)
-        };
-        self.sessions
-            .values()
-            .filter(|session| at_it(&session.worker))
-            .map(|session| session.worker.clone())
-            .collect()
-    }
-
-    /// Connected workers that are to be sent the update now, the earliest first.
-    fn lacking(&self, id: &str) -> Vec<String> {
-        let Some(rollout) = self.rollouts.get(id) else {
-            return Vec::new();
-        };
-        let retry = i64::try_from(self.timing.retry.as_millis()).unwrap_or(i64::MAX);
-        self.sessions
-            .iter()
-            .filter(|(_, session)| session.takes_updates())
-            .filter(
-                |(no, session)| match rollout.row.shares.get(&session.worker) {
-                    None => true,
-                    Some(share) => match share.meaning() {
-                        // Sent into a session that is over, so that nobody knows whether it arrived.
-                        Meaning::UnderWay => share.session != Some(**no),
-                        Meaning::Again => now_ms() - share.at >= retry,
-                        Meaning::Serves | Meaning::Failed => false,
-                    },
-                },
-            )
-            .map(|(_, session)| session.worker.clone())
-            .collect()
-    }
-
-    /// Sends it to workers; those that run it already only get their place in the table.
-    fn send_to(&mut self, id: &str, workers: Vec<String>) {
-        for worker in workers {
-            let (Some(no), Some(rollout)) = (self.session_of(&worker), self.rollouts.get_mut(id))
-            else {
-                continue;
-            };
-            let Some(session) = self.sessions.get(&no) else {
-                continue;
-            };
+        let mut counted = Vec::new();
+        for rollout in self.rollouts.values_mut() {
             let row = &mut rollout.row;
-            let before = row.shares.get(&worker);
-            let again = before.is_some_and(|share| share.meaning() == Meaning::Again);
-            let tries = before.map_or(0, |share| share.tries) + u32::from(again);
-            if let Some(serves) = session.serves(&row.digest) {
-                let mut share = Share::default();
-                share.tell(&serves.state, "it served there already", now_ms());
-                share.left(serves.jobs_left);
-                row.shares.insert(worker, share);
-            } else {
-                let update = PluginUpdate {
-                    update_id: row.id.clone(),
-                    name: row.name.clone(),
-                    version: row.version.clone(),
-                    digest: row.digest.clone(),
-                    size: row.size,
-                    url: format!("/graphics/api/workers/{worker}/plugins/{}", row.digest),
-                    signature: row.signature.clone(),
-                };
-                session
-                    .out
-                    .frame(ServerFrame::PluginUpdate(update.to_text()));
-                tracing::info!(
-                    worker,
-                    plugin = row.name,
-                    digest = row.digest,
-                    rollout = id,
-                    "plugin pushed"
-                );
-                let share = row.shares.entry(worker).or_default();
-                share.send(now_ms(), no);
-                share.tries = tries;
+            let on_it = |row: &RolloutRow| by.plugins.iter().any(|one| one.digest == row.digest);
+            if row.phase != Phase::Canary || !on_it(row) {
+                continue;
             }
+            let share = row.shares.get_mut(worker);
+            if let Some(share) = share.filter(|share| share.meaning() == Meaning::Serves) {
+                share.jobs_done = share.jobs_done.saturating_add(1);
+                counted.push(row.id.clone());
+            }
+        }
+        for id in &counted {
             self.record_rollout(id);
         }
-    }
-
-    /// The worker to begin with: the operator's; else, of the connected ones that have the plugin, the one that finished a job
-    /// last, because it will soon do another; else the one that has been connected for longest. One that lacks the new version
-    /// goes before one that runs it.
-    fn choose_canary(&self, row: &RolloutRow) -> Option<String> {
-        if let Some(wanted) = &row.rules.canary {
-            return Some(wanted.clone());
+        if !counted.is_empty() {
+            self.advance();
         }
-        let able = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.takes_updates());
-        let best = able.max_by_key(|(no, session)| {
-            let mut plugins = session.capabilities.plugins.iter();
-            (
-                session.serves(&row.digest).is_none(),
-                plugins.any(|one| one.name == row.name),
-                session.freed,
-                std::cmp::Reverse(**no),
-            )
-        });
-        best.map(|(_, session)| session.worker.clone())
     }
 
     /// A deleted worker has no part in anything.
@@ -466,7 +282,7 @@ impl Core {
             let row = &mut rollout.row;
             let had = row.shares.remove(worker).is_some();
             if row.canary.as_deref() == Some(worker) && row.phase == Phase::Canary {
-                end(rollout, Phase::Stopped, "its canary was deleted");
+                rollout.end(Phase::Stopped, "its canary was deleted", now_ms());
             } else if !had {
                 continue;
             }
@@ -474,10 +290,4 @@ impl Core {
         }
         self.advance();
     }
-}
-
-fn end(rollout: &mut Rollout, phase: Phase, reason: &str) {
-    rollout.row.phase = phase;
-    rollout.row.reason = reason.to_owned();
-    rollout.row.ended_at = Some(now_ms());
 }

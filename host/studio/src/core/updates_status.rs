@@ -3,9 +3,10 @@
 use serde::Serialize;
 use worker_wire::Extension;
 
-use super::rollout::{Phase, RolloutRow, Rules, Share, Told};
+use super::Core;
+use super::rollout::{Phase, RolloutRow, Rules};
+use super::share::{Meaning, Share, Told};
 use super::status::stamp;
-use super::{Core, now_ms};
 
 /// One roll-out, for people and scripts.
 #[derive(Clone, Debug, Serialize)]
@@ -37,6 +38,9 @@ struct ShareStatus {
     connected: bool,
     /// `not-sent` and `no-extension` are the studio's own words.
     state: String,
+    /// What that means for the roll-out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meaning: Option<Meaning>,
     reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<String>,
@@ -119,6 +123,7 @@ impl Core {
                 .map_or_else(String::new, |known| known.capabilities.machine_name.clone()),
             connected: session.is_some(),
             state,
+            meaning: share.map(Share::meaning),
             reason: share.map_or_else(String::new, |share| share.reason.clone()),
             rule: share.and_then(|share| share.rule.clone()),
             jobs_left: share.and_then(|share| share.jobs_left),
@@ -143,35 +148,55 @@ impl Core {
     }
 
     fn canary_waits(&self, row: &RolloutRow) -> String {
-        let Some(canary) = &row.canary else {
-            let listed = [Extension::PluginUpdate, Extension::PluginStatus].map(Extension::as_wire);
-            return format!(
-                "a worker that lists `{}`: none is connected",
-                listed.join("` and `")
-            );
+        let canary = row.canary.as_ref();
+        let Some(canary) = canary.filter(|canary| row.may_begin_with(canary)) else {
+            return self.no_canary(row);
         };
         let session = self
             .session_of(canary)
             .and_then(|no| self.sessions.get(&no));
         let share = row.shares.get(canary);
         let state = match share {
-            Some(share) => match share.passed(&row.rules, now_ms()) {
+            Some(share) => match share.passed(&row.rules, share.soaked()) {
                 Ok(()) => "has passed".to_owned(),
                 Err(waits) => waits,
             },
             None => "has not got it yet".to_owned(),
         };
         let away = match session {
-            None => "; it is not connected",
-            Some(session) if !session.takes_updates() => "; it does not take updates",
-            Some(_) => "",
-        };
-        let idle = match share.and_then(|share: &Share| share.probation_since) {
-            Some(_) if row.rules.soak_seconds.is_none() => {
-                "; an idle canary waits for jobs (--soak and --canary-jobs let it pass sooner)"
+            None => self.until_gone(row, canary, "is not connected"),
+            Some(session) if !session.takes_updates() => {
+                self.until_gone(row, canary, "does not take updates")
             }
-            _ => "",
+            Some(_) => String::new(),
+        };
+        let on_probation = |share: &Share| share.meaning() == Meaning::Serves;
+        let idle = match share.is_some_and(on_probation) && row.rules.soak_seconds.is_none() {
+            true => "; an idle canary waits for jobs (--soak and --canary-jobs let it pass sooner)",
+            false => "",
         };
         format!("the canary {canary}, which {state}{away}{idle}")
+    }
+
+    /// That the canary is away, and what comes of it.
+    fn until_gone(&self, row: &RolloutRow, canary: &str, how: &str) -> String {
+        let served = row.shares.get(canary).is_some_and(|share| share.served);
+        let next = match served || row.rules.canary.as_deref() == Some(canary) {
+            true => "the roll-out stops",
+            false => "another one is the canary",
+        };
+        let limit = self.timing.gone.as_secs();
+        format!("; it {how}, and where that lasts for {limit} s {next}")
+    }
+
+    /// What is waited for while nobody can be the canary.
+    fn no_canary(&self, row: &RolloutRow) -> String {
+        let listed = [Extension::PluginUpdate, Extension::PluginStatus].map(Extension::as_wire);
+        let able = format!("a worker that lists `{}`", listed.join("` and `"));
+        let out = row.first(Meaning::Declined);
+        match out.or_else(|| row.first(Meaning::Gone)) {
+            Some(out) => format!("{able} and takes it: {out}"),
+            None => format!("{able}: none is connected"),
+        }
     }
 }

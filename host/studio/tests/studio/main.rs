@@ -15,6 +15,7 @@ mod registration;
 mod restart;
 mod results;
 mod resume;
+mod rollouts;
 mod session;
 mod support;
 mod updates;

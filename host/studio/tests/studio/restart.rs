@@ -6,7 +6,11 @@ use std::time::Duration;
 use serde_json::json;
 use worker_studio::{OpenError, Studio};
 
+use crate::support::pushing::{able, push, pushed};
 use crate::support::{Form, Rig, capabilities, modern, options};
+
+/// A database as the first version of the schema left it.
+const FIRST: &str = include_str!("schema-1.sql");
 
 #[tokio::test]
 async fn queued_jobs_workers_and_results_are_there_again() {
@@ -220,5 +224,44 @@ async fn an_upload_that_cannot_be_recorded_can_be_posted_again() {
         .await;
     assert_eq!(taken.status().as_u16(), 200);
     assert_eq!(rig.job(&job).await["resultBytes"], 2);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_schema_is_taken_over_whole() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let folder = dir.path().join("studio");
+    std::fs::create_dir_all(&folder).unwrap();
+    let first = rusqlite::Connection::open(folder.join("studio.sqlite")).unwrap();
+    first.execute_batch(FIRST).unwrap();
+    drop(first);
+    let rig = Rig::at(dir, |_| {}).await;
+    let kept = rig.get("/jobs/job-1/result").await;
+    assert_eq!(kept, json!({"kept": true}));
+    let running = rig.job("job-2").await;
+    assert_eq!(
+        (&running["state"], &running["attempts"]),
+        (&json!("queued"), &json!(1))
+    );
+    assert_eq!(rig.job("job-3").await["error"], "it failed once");
+    let pending = rig.get("/workers/pending").await;
+    assert_eq!(pending[0]["requestId"], "r-1");
+    let (token, mut able) = ("token-of-the-first-schema", able());
+    let mut worker = rig.connect("w-1", token, able.clone()).await;
+    for job in ["job-2", "job-3"] {
+        assert_eq!(worker.accept().await, job);
+        worker.complete(job, json!(job)).await;
+        assert_eq!(worker.frame().await["type"], "completeAck");
+    }
+    assert_eq!(rig.get("/updates").await, json!([]));
+    // What the first schema had no place for is kept from now on.
+    let id = push(&rig, json!({})).await;
+    pushed(&mut worker).await;
+    worker.vanish();
+    let rig = rig.restart().await;
+    assert_eq!(rig.get("/updates").await[0]["updateId"], id.as_str());
+    assert_eq!(rig.job("job-3").await["state"], "done");
+    able["extensions"] = json!([]);
+    rig.connect("w-1", token, able).await;
     rig.end().await;
 }

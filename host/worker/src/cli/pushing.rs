@@ -16,8 +16,8 @@ Examples:
   studio-worker studio push sd-cpp.wasm --soak 600 --no-wait
 
 The roll-out goes on to the other workers when the canary's probation is over, or sooner by --canary-jobs or --soak. It stops
-when a worker refuses the plugin, rolls it back or waits for its operator. Ctrl-C leaves it going: `studio watch` shows it again,
-`studio cancel` ends it.")]
+when a worker rolls the plugin back, refuses it for a fault of the plugin's or vanishes with it. One whose operator does not want
+it is left out. Ctrl-C leaves it going: `studio watch` shows it again, `studio cancel` ends it.")]
     Push(Push),
     /// List roll-outs, newest first, or show one with the story of each worker
     Updates {
@@ -60,10 +60,10 @@ pub(crate) struct Push {
     /// The worker to begin with; without it the one that finished a job last, of those that have the plugin
     #[arg(long, value_name = "WORKER")]
     pub(crate) canary: Option<String>,
-    /// Jobs of its probation that the canary has to do; without it all
+    /// Jobs that the canary has to do on the new version; without it all of its probation
     #[arg(long, value_name = "N")]
     pub(crate) canary_jobs: Option<u32>,
-    /// Seconds on probation after which the canary has passed, jobs or not
+    /// Seconds that the canary serves the new version in one session after which it has passed, jobs or not
     #[arg(long, value_name = "SECONDS")]
     pub(crate) soak: Option<u64>,
     /// Workers that may be under way at a time, after the canary

@@ -17,7 +17,9 @@ use crate::signals;
 /// How long one look at a roll-out may wait for news.
 const WAIT: Duration = Duration::from_secs(20);
 /// Largest component, in bytes: what the studio takes.
-const COMPONENT_BYTES: u64 = worker_studio::guard::MAX_BODY_BYTES as u64;
+const COMPONENT_BYTES: u64 = worker_studio::COMPONENT_BYTES as u64;
+/// A studio takes every plugin that an operator can let a worker have.
+const _: () = assert!(COMPONENT_BYTES == (worker_plugins::MAX_FILE_MIB as u64) << 20);
 /// Largest signature file, in bytes. One has some 300.
 const SIGNATURE_BYTES: u64 = 16 * 1024;
 /// Digits of a digest that are shown.
@@ -259,12 +261,16 @@ fn worker_line(worker: &Value) -> String {
         Some(false) => " (away)",
         _ => "",
     };
+    let declined = match text(worker, "meaning") {
+        "declined" => " (declined)",
+        _ => "",
+    };
     let left = match worker.get("jobsLeft").and_then(Value::as_u64) {
         Some(left) => format!(" ({left} jobs left)"),
         None => String::new(),
     };
     let line = format!(
-        "  {:<14}{} {}{away}{left} {}",
+        "  {:<14}{} {}{away}{declined}{left} {}",
         text(worker, "state"),
         text(worker, "workerId"),
         text(worker, "machineName"),

@@ -1,6 +1,7 @@
 //! A studio on a loopback port, a worker that does what the test says, and requests.
 
 mod form;
+pub(crate) mod pushing;
 mod worker;
 
 use std::path::PathBuf;
