@@ -17,6 +17,8 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use crate::compiler::Compiler;
+use crate::failpoint::failpoint;
+use crate::kept::remove_unfinished;
 use crate::refusal::{Broken, Rule};
 
 const MAGIC: &[u8; 8] = b"studiow1";
@@ -118,10 +120,16 @@ impl Cache {
         file.write_all(MAGIC)?;
         file.write_all(&seal)?;
         file.write_all(code)?;
+        failpoint("sealing");
         file.as_file().sync_all()?;
         file.persist(self.path(digest))
             .map_err(|error| error.error)?;
         sync_dir(&self.dir)
+    }
+
+    /// Removes what an interrupted write left.
+    pub(crate) fn clear(&self) {
+        remove_unfinished(&self.dir);
     }
 
     fn prune(&self) {

@@ -70,7 +70,9 @@ impl Compiler {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| refused(format!("the compiler cannot be started: {error}")))?;
+            .map_err(|error| {
+                Rule::Compiles.unmet(format!("the compiler cannot be started: {error}"))
+            })?;
         let (input, output, complaint) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let ended = thread::scope(|scope| {
@@ -94,7 +96,8 @@ impl Compiler {
                 let said = String::from_utf8_lossy(&complaint).trim().to_owned();
                 Err(refused(said))
             }
-            (Ended::Late, ..) => Err(refused(format!(
+            // It had so little of the machine that its computing time was not even used up.
+            (Ended::Late, ..) => Err(Rule::Compiles.unmet(format!(
                 "compiling it did not end within {} s",
                 self.wall().as_secs()
             ))),

@@ -40,7 +40,8 @@ impl From<ReadError> for Broken {
         let rule = match &error {
             ReadError::NotRegular => Rule::RegularFile,
             ReadError::TooLarge { .. } => Rule::FileSize,
-            ReadError::Missing | ReadError::Io(_) => Rule::Readable,
+            ReadError::Missing => Rule::Readable,
+            ReadError::Io(_) => return Rule::Readable.unmet(error.to_string()),
         };
         rule.broken(error.to_string())
     }

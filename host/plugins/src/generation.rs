@@ -10,6 +10,7 @@ use crate::contract::{
 };
 use crate::fault::{CallError, Fault};
 use crate::grants::{Asked, Grants, Limits};
+use crate::statistics::Statistics;
 use crate::terms::Signature;
 
 /// Who a plugin is, from its file and the file's metadata sections.
@@ -372,6 +373,7 @@ pub struct Generation {
     pub(crate) engines: Vec<Arc<Engine>>,
     pub(crate) router: Arc<Router>,
     pub(crate) finishers: Vec<Arc<Finisher>>,
+    pub(crate) statistics: Statistics,
 }
 
 impl Generation {
@@ -390,6 +392,11 @@ impl Generation {
         self.engines
             .iter()
             .find(|engine| engine.identity().name == name)
+    }
+
+    /// How its jobs ended.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
     }
 
     /// The router.

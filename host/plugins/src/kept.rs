@@ -126,6 +126,18 @@ impl Kept {
     }
 }
 
+/// Removes the temporary files that interrupted writes left in a folder. What cannot be removed only takes space. Blocks.
+pub fn remove_unfinished(dir: &Path) {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in entries {
+        // As `tempfile` names them.
+        let is_temporary = entry.file_name().to_string_lossy().starts_with(".tmp");
+        if is_temporary && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 #[cfg(unix)]
 fn sync(dir: &Path) -> std::io::Result<()> {
     fs::File::open(dir)?.sync_all()

@@ -34,6 +34,7 @@ mod refusal;
 mod room;
 mod sandbox;
 mod serving;
+mod statistics;
 mod terms;
 mod wasi;
 
@@ -47,7 +48,7 @@ pub use fault::{CallError, Fault};
 pub use generation::{Engine, Finisher, Generation, Identity, Router};
 pub use grants::{Asked, Grants, LimitValues, Limits, SecretGrant};
 pub use inspect::{InspectError, Inspection, Validated, inspect, name_in, validate};
-pub use kept::{Kept, KeptError};
+pub use kept::{Kept, KeptError, remove_unfinished};
 pub use load::{EmbeddedFile, LoadError, Loaded, Source, load};
 pub use pipeline::{
     Compiled, Examined, Linked, Permitted, PluginSet, Print, Probed, ReadOnce, Stored, Verified,
@@ -57,4 +58,5 @@ pub use prepare::Plugged;
 pub use refusal::{Broken, Lacks, Refusal, Rule};
 pub use sandbox::{Sandbox, SandboxError, SandboxOptions};
 pub use serving::Serving;
+pub use statistics::Statistics;
 pub use terms::{Against, Origin, Signature, SignatureSeen, Terms, is_version};

@@ -20,6 +20,7 @@ use crate::policy::{self, Policy, PolicyError};
 use crate::prepare::{Bytes, Candidate, Plugged, Prepared, probe};
 use crate::refusal::{Broken, Refusal, Rule};
 use crate::sandbox::Sandbox;
+use crate::statistics::Statistics;
 use crate::terms::{Signature, Terms};
 
 /// Plugins of one set.
@@ -255,7 +256,7 @@ pub(crate) async fn plug(
         Ok(Ok(Some(prepared))) => probe(prepared).await.map(Some),
         Ok(Ok(None)) => Ok(None),
         Ok(Err(broken)) => Err(broken),
-        Err(_) => Err(Rule::Compiles.broken("compiling it was interrupted")),
+        Err(_) => Err(Rule::Compiles.unmet("compiling it was interrupted")),
     }
 }
 
@@ -322,6 +323,7 @@ pub(crate) fn assemble(
         engines,
         router,
         finishers,
+        statistics: Statistics::default(),
     };
     announce(&generation);
     Ok(generation)

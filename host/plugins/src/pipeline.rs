@@ -17,7 +17,7 @@ use crate::examine::{Anatomy, World};
 use crate::folder::{Folder, ReadError};
 use crate::generation::{Generation, Identity, Plugin};
 use crate::grants::{Asked, Grants, Limits, mib};
-use crate::kept::Kept;
+use crate::kept::{Kept, KeptError};
 use crate::load::{EmbeddedFile, LoadError, Set, assemble, read_embedded, read_folder, unique};
 use crate::policy::{Permissions, Policy};
 use crate::prepare::{
@@ -300,7 +300,7 @@ impl ReadOnce {
     /// Stores the bytes under their digest. Blocks.
     pub fn store(self, kept: &Kept) -> Result<Stored, Broken> {
         kept.put(&self.digest, &self.bytes)
-            .map_err(|error| Rule::Stored.broken(error.to_string()))?;
+            .map_err(|error| Rule::Stored.unmet(error.to_string()))?;
         Ok(Stored(self))
     }
 
@@ -317,9 +317,14 @@ pub struct Stored(ReadOnce);
 impl Stored {
     /// What was stored before, hashed again. Blocks.
     pub fn again(kept: &Kept, name: &str, digest: &str) -> Result<Self, Broken> {
-        let bytes = kept
-            .get(digest)
-            .map_err(|error| Rule::Stored.broken(error.to_string()))?;
+        let bytes = kept.get(digest).map_err(|error| match &error {
+            // Gone, or other bytes: they do not come back by waiting.
+            KeptError::Damaged { .. } => Rule::Stored.broken(error.to_string()),
+            KeptError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Rule::Stored.broken(error.to_string())
+            }
+            KeptError::Io { .. } => Rule::Stored.unmet(error.to_string()),
+        })?;
         ReadOnce::from_bytes(&format!("{name}.wasm"), Cow::Owned(bytes)).map(Self)
     }
 

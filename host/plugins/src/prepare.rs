@@ -211,7 +211,10 @@ pub(crate) fn shape(wrong: WrongShape) -> Broken {
 }
 
 fn probing(error: CallError) -> Broken {
-    Rule::Probe.broken(error.to_string())
+    match error.is_plugins_fault() {
+        true => Rule::Probe.broken(error.to_string()),
+        false => Rule::Probe.unmet(error.to_string()),
+    }
 }
 
 /// Instantiates it under its real limits and asks what it is. A component of the wrong shape links and fails here.

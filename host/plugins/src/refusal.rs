@@ -13,6 +13,8 @@ pub struct Refusal {
     pub rule: Rule,
     /// What about it broke the rule, and what to do.
     pub detail: String,
+    /// Whether it may be taken another time as it is.
+    pub passing: bool,
 }
 
 impl fmt::Display for Refusal {
@@ -80,6 +82,8 @@ pub enum Rule {
     SameWorld,
     /// On the last jobs it does no worse than what it replaces.
     Shadow,
+    /// It is still wanted when it is through: no other version and no word of the operator's came first.
+    Overtaken,
 }
 
 impl Rule {
@@ -114,6 +118,7 @@ impl Rule {
             Self::Description => "description",
             Self::SameWorld => "same-world",
             Self::Shadow => "shadow",
+            Self::Overtaken => "overtaken",
         }
     }
 
@@ -123,6 +128,15 @@ impl Rule {
             rule: self,
             detail: detail.into(),
             lacks: None,
+            passing: false,
+        }
+    }
+
+    /// The same where it is no fault of the bytes: the disk is full, the machine too busy. Another time they may be taken.
+    pub fn unmet(self, detail: impl Into<String>) -> Broken {
+        Broken {
+            passing: true,
+            ..self.broken(detail)
         }
     }
 }
@@ -142,6 +156,8 @@ pub struct Broken {
     pub detail: String,
     /// What the operator could grant so that it is not broken.
     pub lacks: Option<Box<Lacks>>,
+    /// Whether it says nothing of the bytes: they may be taken another time.
+    pub passing: bool,
 }
 
 /// What a file asks for beyond what it is given.
@@ -187,6 +203,7 @@ impl Broken {
             file: crate::names::one_line(file, 128),
             rule: self.rule,
             detail: crate::names::one_line(&self.detail, 1024),
+            passing: self.passing,
         }
     }
 }

@@ -114,6 +114,14 @@ impl Sandbox {
         }))
     }
 
+    /// Removes compiled forms that an interrupted process left half-written. One that somebody is at this moment writing is written
+    /// again another time.
+    pub fn clear_unfinished(&self) {
+        if let Some(cache) = &self.cache {
+            cache.clear();
+        }
+    }
+
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
     }

@@ -1,5 +1,6 @@
 //! Which generation serves now, and which earlier ones still have a job.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::watch;
@@ -13,6 +14,7 @@ use crate::generation::Generation;
 pub struct Serving {
     current: watch::Sender<Arc<Generation>>,
     earlier: Mutex<Vec<Weak<Generation>>>,
+    published: AtomicU64,
 }
 
 impl Serving {
@@ -21,6 +23,7 @@ impl Serving {
         Arc::new(Self {
             current: watch::Sender::new(generation),
             earlier: Mutex::default(),
+            published: AtomicU64::new(1),
         })
     }
 
@@ -41,6 +44,12 @@ impl Serving {
         // Written down before whoever follows hears of it, so that they find it among those that a job may hold.
         earlier.push(Arc::downgrade(&self.current.borrow()));
         self.current.send_replace(generation);
+        self.published.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Generations published so far. While it stays, what serves is the very same object.
+    pub fn published(&self) -> u64 {
+        self.published.load(Ordering::Relaxed)
     }
 
     /// Earlier generations that a job still holds, oldest first.
