@@ -32,7 +32,7 @@ pub enum DownloadError {
         status: u16,
     },
     /// Any other answer than a file.
-    #[error("{url} answered HTTP {status}: {}", if transient(*.status) { "the host has a problem of its own, try later" } else { "the URL does not lead to a file" })]
+    #[error("{url} answered HTTP {status}: {}", if is_transient(*.status) { "the host has a problem of its own, try later" } else { "the URL does not lead to a file" })]
     Status {
         /// What was asked for.
         url: String,
@@ -161,7 +161,7 @@ impl DownloadError {
             | Self::Transport { .. }
             | Self::Inconsistent { .. }
             | Self::Busy { .. } => true,
-            Self::Status { status, .. } => transient(*status),
+            Self::Status { status, .. } => is_transient(*status),
             Self::NotFound { .. }
             | Self::Unauthorized { .. }
             | Self::Redirect { .. }
@@ -176,8 +176,9 @@ impl DownloadError {
     }
 }
 
-/// Answers by which a host says that it is not the request's fault.
-fn transient(status: u16) -> bool {
+/// Whether a host says with this answer that it is not the request's fault.
+#[must_use]
+pub fn is_transient(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500..=599)
 }
 

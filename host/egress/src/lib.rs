@@ -24,7 +24,7 @@ pub use address::{AddressRefusal, check_address};
 pub use client::{ClientError, studio_client, tls_config};
 pub use credentials::{BadToken, Credential, is_at};
 pub use download::{DownloadCounts, Downloaded, Egress, OnProgress, Wanted};
-pub use error::{DownloadError, shown_url};
+pub use error::{DownloadError, is_transient, shown_url};
 pub use exchange::{Answered, Body, Exchange, ExchangeError, HeaderSet, Spill, method};
 pub use policy::{Policy, UrlRefusal, check_url};
 pub use read::{Reading, Received};

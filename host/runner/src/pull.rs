@@ -84,6 +84,7 @@ impl Model {
             waiting: telling.waiting,
             downloading: &|| {},
             progress: telling.progress,
+            failed: &|_| {},
         };
         let called = (self.name.as_str(), self.model.as_str());
         let nothing = async { false };

@@ -25,7 +25,7 @@ pub enum JobEnd {
         /// What it wanted.
         what: String,
     },
-    /// It was stopped, or the host itself failed: nobody's fault.
+    /// It was stopped, or this worker, a host or the network failed it: no plugin's fault.
     Other,
 }
 

@@ -1,5 +1,6 @@
 //! Downloads: into the model cache where they are named, else for this job only.
 
+use worker_egress::DownloadError;
 use worker_files::JobFiles;
 use worker_plugins::contract::{Download, Failure, File};
 
@@ -57,13 +58,17 @@ async fn one(tools: &Tools<'_>, wanted: Checked, files: &JobFiles) -> Result<Fil
             .egress
             .download(&wanted.url, &path, &wanted.wanted(), &progress, cancel)
             .await
-            .map_err(|error| models::not_downloaded(&error))?;
+            .map_err(|error| {
+                note(tools, &wanted.url, &error);
+                models::not_downloaded(&error)
+            })?;
         return files.adopt(path, "input").await.map(file).map_err(on_disk);
     };
     let told = Told {
         waiting: &|| say("waiting for somebody else's download of"),
         downloading: &|| say("downloading"),
         progress: &progress,
+        failed: &|error| note(tools, &wanted.url, error),
     };
     let (cache, egress) = (&tools.shared.cache, &tools.shared.egress);
     let called = (name.as_str(), tools.model);
@@ -80,4 +85,21 @@ async fn one(tools: &Tools<'_>, wanted: Checked, files: &JobFiles) -> Result<Fil
         .await
         .map(file)
         .map_err(on_disk)
+}
+
+/// Notes what is no doing of the plugin's: what may pass, and what the offer names and its host does not give.
+fn note(tools: &Tools<'_>, url: &str, error: &DownloadError) {
+    let by_host = match error {
+        DownloadError::NotFound { .. }
+        | DownloadError::Unauthorized { .. }
+        | DownloadError::Status { .. }
+        | DownloadError::Redirect { .. }
+        | DownloadError::Encoded { .. }
+        | DownloadError::DigestMismatch { .. } => tools.texts.hold(url),
+        DownloadError::Disk { .. } => true,
+        _ => false,
+    };
+    if by_host || error.retryable() {
+        tools.withheld.note();
+    }
 }

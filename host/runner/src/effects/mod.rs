@@ -16,7 +16,7 @@ mod request;
 mod rules;
 mod urls;
 
-pub(crate) use perform::{Performer, Tools, Waited};
+pub(crate) use perform::{Performer, Tools, Waited, Withheld};
 pub use rules::ProgramRules;
 pub(crate) use urls::OfferTexts;
 

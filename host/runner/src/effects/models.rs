@@ -77,6 +77,8 @@ pub(crate) struct Told<'a> {
     pub(crate) downloading: &'a (dyn Fn() + Send + Sync),
     /// How far the download is.
     pub(crate) progress: OnProgress<'a>,
+    /// The download failed.
+    pub(crate) failed: &'a (dyn Fn(&DownloadError) + Send + Sync),
 }
 
 /// A model file, from the cache or by a download into it. Where the budget is taken up by files in use, `release` is asked
@@ -113,7 +115,10 @@ pub(crate) async fn bring(
     };
     brought.map_err(|error| match error {
         ObtainError::Cache(error) | ObtainError::Download(Broken::Cache(error)) => in_cache(&error),
-        ObtainError::Download(Broken::Download(error)) => not_downloaded(&error),
+        ObtainError::Download(Broken::Download(error)) => {
+            (told.failed)(&error);
+            not_downloaded(&error)
+        }
     })
 }
 

@@ -4,7 +4,7 @@
 //! everything that touches the job's table of files is quick and goes in the order asked.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -51,6 +51,24 @@ impl Waited {
     }
 }
 
+/// Whether a host, the network or the disk did not give what the last round asked for. What comes of that is held against no plugin.
+#[derive(Debug, Default)]
+pub(crate) struct Withheld(AtomicBool);
+
+impl Withheld {
+    pub(super) fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn forget(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Most effects of one batch. A plugin that wants more can ask again.
 const MAX_EFFECTS: usize = 64;
 
@@ -72,6 +90,8 @@ pub(crate) struct Tools<'a> {
     pub(crate) vram_gb: f32,
     /// What the job has waited so far.
     pub(crate) waited: &'a Waited,
+    /// What it did not get in this round.
+    pub(crate) withheld: &'a Withheld,
 }
 
 /// Performs the batches of one job.
@@ -86,6 +106,7 @@ impl<'a> Performer<'a> {
 
     /// Does a batch; one outcome for each effect, in order. Every effect is done, whatever became of the others.
     pub(crate) async fn perform(&self, effects: Vec<Effect>, files: &JobFiles) -> Vec<Outcome> {
+        self.tools.withheld.forget();
         if effects.len() > MAX_EFFECTS {
             let refused = too_much("effects at once", effects.len() as u64, MAX_EFFECTS as u64);
             return effects
@@ -158,9 +179,17 @@ impl<'a> Performer<'a> {
             Effect::Call(asked) => call::call(&self.tools, asked, files)
                 .await
                 .map(Outcome::Responded),
-            Effect::Http(request) => http::http(&self.tools, request, files)
-                .await
-                .map(Outcome::Responded),
+            Effect::Http(request) => {
+                let answer = http::http(&self.tools, request, files).await;
+                let withheld = match &answer {
+                    Ok(response) => worker_egress::is_transient(response.status),
+                    Err(failure) => failure.retryable,
+                };
+                if withheld {
+                    self.tools.withheld.note();
+                }
+                answer.map(Outcome::Responded)
+            }
             Effect::Other((name, _)) => Err(Refused::NotAvailable {
                 name: name.chars().take(64).collect(),
             }

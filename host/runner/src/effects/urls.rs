@@ -31,9 +31,14 @@ impl OfferTexts {
         Self(texts)
     }
 
+    /// Whether a text stands in the offer.
+    pub(crate) fn hold(&self, text: &str) -> bool {
+        self.0.contains(text)
+    }
+
     /// Refuses a URL that is neither in the offer nor on one of the `hosts`.
     pub(crate) fn check(&self, url: &str, hosts: &[String]) -> Result<(), Refused> {
-        if self.0.contains(url) || on_granted_host(url, hosts) {
+        if self.hold(url) || on_granted_host(url, hosts) {
             Ok(())
         } else {
             Err(Refused::ForeignUrl {

@@ -17,7 +17,7 @@ use worker_wire::{Claim, Extension, PluginUsed, ServedBy, StudioLink, WorkerFram
 use self::error::JobError;
 use self::hand_over::payload_of;
 pub(crate) use self::steps::undeclared;
-use crate::effects::Waited;
+use crate::effects::{Waited, Withheld};
 use crate::finish::{FinishError, Ready};
 use crate::journal::Journal;
 use crate::offers::Shared;
@@ -72,6 +72,8 @@ pub(crate) struct JobRun {
     unexplained: bool,
     /// How long the engine had the job wait in all, in milliseconds.
     waited: Waited,
+    /// What the last round of effects did not get.
+    withheld: Withheld,
 }
 
 impl JobRun {
@@ -99,6 +101,7 @@ impl JobRun {
             invalid: None,
             unexplained: false,
             waited: Waited::default(),
+            withheld: Withheld::default(),
         }
     }
 
@@ -174,6 +177,8 @@ impl JobRun {
         let own = || name.clone();
         let end = match produced {
             Ok(_) => JobEnd::Done,
+            // It says that it cannot be done without what it did not get.
+            Err(JobError::Failed(_)) if self.withheld.any() => JobEnd::Other,
             Err(JobError::Failed(failure)) => JobEnd::Failed {
                 message: failure.message.clone(),
             },

@@ -142,6 +142,7 @@ impl JobRun {
                 reservation: &self.reservation,
                 vram_gb: self.claim.vram_gb_estimate,
                 waited: &self.waited,
+                withheld: &self.withheld,
             });
             // A job that asks for nothing costs the disk nothing.
             if files.is_none() {
