@@ -207,15 +207,12 @@ impl<'a> Incoming<'a> {
     /// job.
     fn plugin_update(&mut self, text: &str) {
         let update = PluginUpdate::read(text);
-        match &update {
-            Ok(update) => self.context.info(format!(
-                "the studio pushes {} {} ({})",
-                update.name, update.version, update.digest
-            )),
-            Err(error) => self.say_once(
+        // A sound one is said when its turn comes, so that a flood of them is not one of the log.
+        if let Err(error) = &update {
+            self.say_once(
                 "malformed pluginUpdate",
                 &format!("refusing a pluginUpdate frame: {error}"),
-            ),
+            );
         }
         self.context.options.worker.plugin_update(update);
     }

@@ -139,7 +139,7 @@ impl Fetch<'_> {
         }
         let found = hex::encode(hasher.finalize());
         if found != self.update.digest {
-            return Err(other_digest(&found, &self.update.digest));
+            return Err(other_digest(&self.update.digest));
         }
         self.sized(bytes).map(Answer::Component)
     }
@@ -201,9 +201,10 @@ fn too_large(announced: u64) -> FetchError {
     ))
 }
 
-fn other_digest(found: &str, announced: &str) -> FetchError {
+/// What was found is not said: elsewhere it may be a file that this worker's logins open, and the studio reads this.
+fn other_digest(announced: &str) -> FetchError {
     FetchError::Refused(format!(
-        "what its URL gives has SHA-256 {found}, and it was announced with {announced}"
+        "what its URL gives has another SHA-256 than {announced}, with which it was announced"
     ))
 }
 
@@ -211,7 +212,7 @@ fn other_digest(found: &str, announced: &str) -> FetchError {
 fn meant(error: DownloadError) -> FetchError {
     match error {
         DownloadError::Cancelled { .. } => FetchError::Superseded,
-        DownloadError::DigestMismatch { wanted, found, .. } => other_digest(&found, &wanted),
+        DownloadError::DigestMismatch { wanted, .. } => other_digest(&wanted),
         DownloadError::TooLarge { limit, .. } => too_large(limit),
         DownloadError::Refused { .. } | DownloadError::Encoded { .. } => {
             FetchError::Refused(error.to_string())

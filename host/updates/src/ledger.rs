@@ -71,7 +71,7 @@ impl Ledger {
         })
     }
 
-    /// Writes it whole: temporary name, sync, rename. Blocks.
+    /// Writes it whole: temporary name, sync, rename, sync of the folder. Blocks.
     pub(crate) fn save(&self, path: &Path) -> Result<(), LedgerError> {
         let failed = |source| LedgerError {
             path: path.to_owned(),
@@ -83,6 +83,10 @@ impl Ledger {
         file.write_all(&text).map_err(failed)?;
         file.as_file().sync_all().map_err(failed)?;
         file.persist(path).map_err(|error| failed(error.error))?;
+        #[cfg(unix)]
+        fs::File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(failed)?;
         Ok(())
     }
 
