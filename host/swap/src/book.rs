@@ -17,7 +17,9 @@ use crate::parcel::Sender;
 
 /// Events kept. More makes each write longer; fewer tells less of the story.
 const MAX_EVENTS: usize = 256;
-/// Quarantined digests kept; the oldest go first.
+/// Of those, about what came from afar and does not serve. More leaves less room for what the operator did.
+const MAX_EVENTS_AFAR: usize = 32;
+/// Quarantined digests kept, and digests with a strike; the oldest go first.
 const MAX_QUARANTINED: usize = 256;
 /// Replacements remembered of a plugin. Fewer would let an old version of the same number come again from afar.
 const MAX_REPLACED: usize = 128;
@@ -28,7 +30,8 @@ const MAX_WAITING_BYTES: u64 = MAX_BYTES / 2;
 /// Longest reason that is kept, in bytes. With [`MAX_EVENTS`] and [`MAX_QUARANTINED`] all of them stay far below [`MAX_BYTES`], also
 /// where JSON takes six bytes for one; less cuts what a comparison found.
 const MAX_REASON: usize = 1024;
-/// Crashes during its probation after which a digest is quarantined: one may be the power's fault.
+/// How often a digest may go wrong on probation by what may be somebody else's doing (a crash may be the power's, failing jobs those of a
+/// host) before it is quarantined.
 const MAX_STRIKES: u32 = 2;
 
 /// One version of a plugin.
@@ -115,6 +118,17 @@ pub struct Entry {
     pub papers: BTreeMap<String, Papers>,
     /// The version that waits for the operator.
     pub waiting: Option<Waiting>,
+    /// What served and could not be loaded at a start, for a reason that may pass. Each start tries it first.
+    pub later: Option<Later>,
+}
+
+/// A version that is to serve again once it can be loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Later {
+    /// It.
+    pub version: Version,
+    /// Jobs that it still had to do well.
+    pub probation: Option<u32>,
 }
 
 impl Entry {
@@ -123,15 +137,39 @@ impl Entry {
         self.papers.get(digest).cloned().unwrap_or_default()
     }
 
+    /// Every version that may serve again without anybody bringing it.
+    fn versions(&self) -> impl Iterator<Item = &Version> {
+        let later = self.later.as_ref().map(|later| &later.version);
+        let all = [self.active.as_ref(), self.previous.as_ref(), later];
+        all.into_iter().flatten()
+    }
+
     /// Forgets what is known of versions that are gone.
     pub(crate) fn tidy(&mut self) {
-        let kept: Vec<String> = [&self.active, &self.previous]
-            .into_iter()
-            .flatten()
-            .map(|version| version.digest.clone())
-            .collect();
+        let kept: Vec<String> = self.versions().map(|one| one.digest.clone()).collect();
         self.papers.retain(|digest, _| kept.contains(digest));
     }
+
+    /// Whether a missing file in the folder takes it out of service.
+    pub(crate) fn is_a_file(&self) -> bool {
+        self.seen.is_some() && !self.by_hand && !self.pinned
+    }
+
+    /// Another version serves, or none. Whether a missing file means something goes by what that version came by.
+    pub(crate) fn activate(&mut self, version: Option<Version>) {
+        if let Some(version) = &version {
+            self.by_hand = self.papers_of(&version.digest).from != Sender::Folder;
+        }
+        self.active = version;
+    }
+}
+
+/// What was found to forgive.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Forgiven {
+    One(Quarantined),
+    None,
+    Several,
 }
 
 /// A digest that is not taken again.
@@ -158,10 +196,15 @@ pub struct Event {
     pub version: String,
     /// Its digest.
     pub digest: String,
-    /// The state it came to: `active`, `probation`, `waiting`, `granted`, `refused`, `rolled-back`, `quarantined`, `pinned`, `unpinned`, `removed`.
+    /// The state it came to: `active`, `probation`, `waiting`, `granted`, `refused`, `rolled-back`, `quarantined`, `forgiven`, `pinned`,
+    /// `unpinned`, `removed`.
     pub state: String,
     /// Why.
     pub reason: String,
+    /// Whether it is about what came from afar and does not serve: anybody there can bring about many of these.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default)]
+    pub afar: bool,
 }
 
 /// All that is remembered.
@@ -178,7 +221,7 @@ pub struct Book {
     pub floors: BTreeMap<String, Floor>,
     /// Oldest first.
     pub quarantined: Vec<Quarantined>,
-    /// Crashes during probation, by digest.
+    /// How often a version went wrong on probation, by digest.
     pub strikes: BTreeMap<String, u32>,
     /// Oldest first.
     pub history: Vec<Event>,
@@ -263,6 +306,12 @@ impl Book {
         Ok(())
     }
 
+    /// Plugins of which a version waits.
+    pub(crate) fn waiting(&self) -> usize {
+        let entries = self.plugins.values();
+        entries.filter(|entry| entry.waiting.is_some()).count()
+    }
+
     /// Whether another candidate may wait in it.
     pub(crate) fn has_room(&self) -> bool {
         let text = serde_json::to_vec_pretty(self);
@@ -291,6 +340,37 @@ impl Book {
 
     /// Writes down what happened.
     pub(crate) fn note(&mut self, plugin: &str, version: &Version, state: &str, reason: &str) {
+        self.write_down(plugin, version, state, reason, false);
+    }
+
+    /// Writes down what became of something that does not serve. Of what comes from afar only the latest are kept, so that no sender
+    /// washes away what the operator wants to know.
+    pub(crate) fn note_of(
+        &mut self,
+        from: &Sender,
+        plugin: &str,
+        version: &Version,
+        state: &str,
+        reason: &str,
+    ) {
+        self.write_down(plugin, version, state, reason, from.is_remote());
+        let afar = self.history.iter().filter(|event| event.afar).count();
+        let mut surplus = afar.saturating_sub(MAX_EVENTS_AFAR);
+        self.history.retain(|event| {
+            let goes = event.afar && surplus > 0;
+            surplus -= usize::from(goes);
+            !goes
+        });
+    }
+
+    fn write_down(
+        &mut self,
+        plugin: &str,
+        version: &Version,
+        state: &str,
+        reason: &str,
+        afar: bool,
+    ) {
         self.history.push(Event {
             at: timestamp(SystemTime::now()),
             plugin: plugin.to_owned(),
@@ -298,6 +378,7 @@ impl Book {
             digest: version.digest.clone(),
             state: state.to_owned(),
             reason: cut(reason),
+            afar,
         });
         let surplus = self.history.len().saturating_sub(MAX_EVENTS);
         self.history.drain(..surplus);
@@ -319,27 +400,70 @@ impl Book {
             let Some(bad) = entry.active.take() else {
                 continue;
             };
-            entry.active = entry.previous.take();
-            let strikes = self.strikes.entry(bad.digest.clone()).or_default();
-            *strikes += 1;
-            let twice = *strikes >= MAX_STRIKES;
+            let before = entry.previous.take();
+            entry.activate(before);
+            let twice = self.strike(&bad.digest);
             let reason = "the worker crashed during its probation";
             self.note(&name, &bad, "rolled-back", reason);
             if twice {
-                self.quarantine(&name, &bad.digest, &format!("{reason}, twice"));
+                self.quarantine(
+                    &name,
+                    &bad.digest,
+                    &format!("{reason}, the second time that it went wrong"),
+                );
             }
         }
-        self.strikes.retain(|_, count| *count < MAX_STRIKES);
+    }
+
+    /// A version on probation did badly in a way that may have been somebody else's doing. Whether that is enough to quarantine it.
+    pub(crate) fn strike(&mut self, digest: &str) -> bool {
+        let strikes = self.strikes.entry(digest.to_owned()).or_default();
+        *strikes += 1;
+        if *strikes >= MAX_STRIKES {
+            self.strikes.remove(digest);
+            return true;
+        }
+        while self.strikes.len() > MAX_QUARANTINED {
+            let other = self.strikes.keys().find(|one| *one != digest).cloned();
+            let Some(other) = other else { break };
+            self.strikes.remove(&other);
+        }
+        false
+    }
+
+    /// Lifts the quarantine of the digest that begins so.
+    pub(crate) fn forgive(&mut self, digest: &str) -> Forgiven {
+        let meant = |one: &Quarantined| one.digest.starts_with(digest);
+        let mut found = self.quarantined.iter().filter(|one| meant(one));
+        let Some(one) = found.next().cloned() else {
+            return Forgiven::None;
+        };
+        if found.next().is_some() {
+            return Forgiven::Several;
+        }
+        self.quarantined.retain(|other| other.digest != one.digest);
+        self.strikes.remove(&one.digest);
+        let version = Version {
+            digest: one.digest.clone(),
+            version: self.version_of(&one),
+        };
+        self.note(&one.plugin, &version, "forgiven", "by the operator");
+        Forgiven::One(one)
+    }
+
+    /// What a quarantined digest's version is called, as far as the history still says.
+    fn version_of(&self, one: &Quarantined) -> String {
+        let mut events = self.history.iter().rev();
+        let last = events.find(|event| event.digest == one.digest && !event.version.is_empty());
+        last.map(|event| event.version.clone()).unwrap_or_default()
     }
 
     /// Whether any entry needs this digest.
     pub(crate) fn needs(&self, digest: &str) -> bool {
         self.plugins.values().any(|entry| {
             let waiting = entry.waiting.as_ref().map(|waiting| &waiting.version);
-            [entry.active.as_ref(), entry.previous.as_ref(), waiting]
-                .into_iter()
-                .flatten()
-                .any(|version| version.digest == digest)
+            let mut all = entry.versions().chain(waiting);
+            all.any(|version| version.digest == digest)
         })
     }
 
@@ -440,6 +564,65 @@ mod tests {
         book.save(&path).unwrap_err();
         assert_eq!(fs::read(&path).unwrap(), before);
         assert!(!book.has_room());
+    }
+
+    #[test]
+    fn what_comes_from_afar_does_not_wash_the_operators_history_away() {
+        let mut book = Book::default();
+        book.note("x", &version("own"), "pinned", "by the operator");
+        let from = Sender::Studio {
+            update: "u".to_owned(),
+        };
+        for number in 0..4 * MAX_EVENTS {
+            let digest = format!("d-{number}");
+            book.note_of(&from, "x", &version(&digest), "refused", "not signed");
+        }
+        assert_eq!(book.history.len(), 1 + MAX_EVENTS_AFAR);
+        assert_eq!(book.history[0].digest, "own");
+        let last = format!("d-{}", 4 * MAX_EVENTS - 1);
+        assert_eq!(book.history.last().unwrap().digest, last);
+        book.note_of(&Sender::Folder, "x", &version("file"), "refused", "why");
+        assert_eq!(book.history.len(), 2 + MAX_EVENTS_AFAR);
+    }
+
+    #[test]
+    fn a_quarantine_is_lifted_by_the_digest_that_is_meant() {
+        let mut book = Book::default();
+        for digest in ["aa-1", "aa-2", "bb"] {
+            book.quarantine("x", digest, "why");
+        }
+        assert!(book.strike("bb") || book.strike("bb"));
+        assert_eq!(book.forgive("aa"), Forgiven::Several);
+        assert_eq!(book.forgive("cc"), Forgiven::None);
+        assert!(matches!(book.forgive("aa-1"), Forgiven::One(one) if one.digest == "aa-1"));
+        assert!(book.quarantine_of("aa-1").is_none() && book.quarantine_of("aa-2").is_some());
+        assert!(!book.strike("bb"), "it begins anew");
+        assert!(matches!(book.forgive("bb"), Forgiven::One(_)));
+        assert!(!book.strike("bb"), "and so it does once it is forgiven");
+        assert_eq!(book.history.last().unwrap().state, "forgiven");
+    }
+
+    #[test]
+    fn strikes_are_bounded() {
+        let mut book = Book::default();
+        for number in 0..3 * MAX_QUARANTINED {
+            assert!(!book.strike(&format!("d-{number}")));
+        }
+        assert_eq!(book.strikes.len(), MAX_QUARANTINED);
+    }
+
+    #[test]
+    fn a_missing_file_means_something_by_what_serves_and_not_by_what_served() {
+        let mut entry = Entry::default();
+        let pushed = Papers {
+            from: Sender::Hand,
+            ..Papers::default()
+        };
+        entry.papers.insert("added".to_owned(), pushed);
+        entry.activate(Some(version("added")));
+        assert!(entry.by_hand);
+        entry.activate(Some(version("from-the-folder")));
+        assert!(!entry.by_hand);
     }
 
     #[test]

@@ -12,8 +12,11 @@ mod swapper;
 mod trial;
 mod watch;
 
-pub use book::{Book, BookError, Entry, Event, Floor, Papers, Quarantined, Version, Waiting};
+pub use book::{
+    Book, BookError, Entry, Event, Floor, Later, Papers, Quarantined, Version, Waiting,
+};
 pub use parcel::{Parcel, Sender, State, StateChange};
 pub use shadow::{Comparison, Verdict, compare};
+pub use swapper::live::identities;
 pub use swapper::tools::{active_engine, engine_of};
-pub use swapper::{Asked, Options, Place, SwapError, Swapper};
+pub use swapper::{Asked, Options, Place, SwapError, Swapper, Taken};

@@ -23,6 +23,8 @@ pub enum Sender {
     /// It lies in the plugin folder, or is built in.
     #[default]
     Folder,
+    /// The worker, where nothing else of the name could be loaded.
+    BuiltIn,
     /// The operator, by command, from a file of this machine.
     Hand,
     /// A studio.

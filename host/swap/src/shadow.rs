@@ -3,12 +3,17 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::{Instant, timeout_at};
 use worker_plugins::Engine;
 use worker_runner::replay::{Ended, Recorded, Trace, differences, recent, replay};
 
 /// Journals that a comparison takes, the latest first. More makes each swap slower.
 const JOURNALS: usize = 20;
+/// How long all of it may take. Longer keeps a swap waiting for a version that burns its fuel at every step; shorter compares less on a busy
+/// machine, and what was not compared is watched for longer.
+const LIMIT: Duration = Duration::from_secs(20);
 /// Fewer than these say little: probation is longer then.
 const ENOUGH: usize = 3;
 
@@ -45,6 +50,8 @@ pub struct Comparison {
     pub jobs: Vec<Compared>,
     /// Journals of this engine that could not be.
     pub unusable: usize,
+    /// Journals that there was no time for.
+    pub left: usize,
 }
 
 impl Comparison {
@@ -67,8 +74,9 @@ impl fmt::Display for Comparison {
         if self.jobs.is_empty() {
             return write!(
                 f,
-                "compared on no journal ({} cannot be used)",
-                self.unusable
+                "compared on no journal ({} cannot be used{})",
+                self.unusable,
+                left(self.left),
             );
         }
         let count = |wanted: fn(&Verdict) -> bool| {
@@ -76,8 +84,9 @@ impl fmt::Display for Comparison {
         };
         write!(
             f,
-            "compared on {} journals: {} the same, {} with other effects, {} diverged",
+            "compared on {} journals{}: {} the same, {} with other effects, {} diverged",
             self.jobs.len(),
+            left(self.left),
             count(|verdict| *verdict == Verdict::Same),
             count(|verdict| matches!(verdict, Verdict::Differs(_))),
             count(|verdict| matches!(verdict, Verdict::Diverged(_))),
@@ -93,7 +102,14 @@ impl fmt::Display for Comparison {
     }
 }
 
-/// Compares on the last journals of the engine's name.
+fn left(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        count => format!(", for {count} there was no time"),
+    }
+}
+
+/// Compares on the last journals of the engine's name, as far as there is time.
 pub(crate) async fn compare_last(
     journals: &Path,
     old: &Arc<Engine>,
@@ -102,7 +118,8 @@ pub(crate) async fn compare_last(
     let (dir, name) = (journals.to_owned(), old.identity().name.clone());
     let read = tokio::task::spawn_blocking(move || recent(&dir, &name, JOURNALS)).await;
     let (recorded, unusable) = read.unwrap_or_default();
-    compare(&recorded, unusable, old, new).await
+    let until = Instant::now() + LIMIT;
+    compare_until(Some(until), &recorded, unusable, old, new).await
 }
 
 /// Compares on these journals.
@@ -112,13 +129,36 @@ pub async fn compare(
     old: &Engine,
     new: &Engine,
 ) -> Comparison {
+    compare_until(None, recorded, unusable, old, new).await
+}
+
+/// What was not begun or not ended by then is left.
+pub(crate) async fn compare_until(
+    until: Option<Instant>,
+    recorded: &[Recorded],
+    unusable: usize,
+    old: &Engine,
+    new: &Engine,
+) -> Comparison {
     let mut comparison = Comparison {
-        jobs: Vec::new(),
         unusable,
+        left: recorded.len(),
+        ..Comparison::default()
     };
     for one in recorded {
+        if until.is_some_and(|until| until <= Instant::now()) {
+            break;
+        }
         // Side by side: a swap waits for both, and neither for anything but its own computing.
-        let (before, after) = tokio::join!(replay(old, one), replay(new, one));
+        let both = async { tokio::join!(replay(old, one), replay(new, one)) };
+        let done = match until {
+            Some(until) => timeout_at(until, both).await.ok(),
+            None => Some(both.await),
+        };
+        let Some((before, after)) = done else {
+            break;
+        };
+        comparison.left -= 1;
         comparison.jobs.push(Compared {
             job: one.job.id.clone(),
             verdict: verdict(&before, &after),

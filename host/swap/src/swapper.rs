@@ -3,10 +3,13 @@
 //! Two locks. `work` is held by whoever takes a file through the pipeline, for seconds if need be; `inner` by whoever changes what
 //! serves, for as long as one file takes to be written. The offer path takes neither.
 
+mod anew;
 mod decide;
+mod enter;
 mod grant;
-mod live;
+pub(crate) mod live;
 mod look;
+mod operator;
 mod provide;
 mod refuse;
 mod shop;
@@ -16,16 +19,18 @@ mod take;
 mod tests;
 mod told;
 pub(crate) mod tools;
+mod underway;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, broadcast};
+use tokio::sync::{Mutex, OwnedMutexGuard, broadcast};
+use tokio_util::sync::CancellationToken;
 use worker_egress::Egress;
 use worker_plugins::{
-    Broken, EmbeddedFile, Kept, KeptError, LoadError, Plugged, PluginSet, Print, Probed, Refusal,
-    Rule, Sandbox, Serving, Stored, Terms, failpoint,
+    Broken, EmbeddedFile, Generation, Kept, KeptError, LoadError, Plugged, PluginSet, Print,
+    Probed, Refusal, Rule, Sandbox, Serving, Stored, Terms, failpoint,
 };
 use worker_runner::Programs;
 
@@ -116,9 +121,24 @@ pub enum SwapError {
         /// SHA-256 of what waits.
         digest: String,
     },
+    /// Nothing of this digest is quarantined.
+    #[error("no quarantined version has a digest that begins with {0}; `plugin list` shows them")]
+    NotQuarantined(String),
+    /// Several are.
+    #[error("several quarantined versions have a digest that begins with {0}; give all of it")]
+    SeveralQuarantined(String),
     /// The process is ending.
     #[error("the worker is ending")]
     Interrupted,
+}
+
+/// What became of something that was brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It serves.
+    In(Version),
+    /// Its programs are downloaded first; what becomes of it is told then.
+    Later,
 }
 
 /// The latest file that wanted to serve under a name and does not.
@@ -162,16 +182,21 @@ pub(crate) struct Inner {
     pub(crate) trouble: Option<String>,
 }
 
+/// The right to decide.
+pub(crate) type Held = OwnedMutexGuard<Inner>;
+
 /// Decides what serves. Cheap to share.
 pub struct Swapper {
     pub(crate) options: Options,
     pub(crate) kept: Arc<Kept>,
     pub(crate) serving: Arc<Serving>,
     pub(crate) work: Mutex<()>,
-    pub(crate) inner: Mutex<Inner>,
+    pub(crate) inner: Arc<Mutex<Inner>>,
     pub(crate) changes: broadcast::Sender<StateChange>,
-    live: live::Live,
-    providing: provide::Providing,
+    live: Arc<live::Live>,
+    underway: Arc<underway::Underway>,
+    /// Ends what goes on in the background.
+    stopping: CancellationToken,
 }
 
 impl std::fmt::Debug for Swapper {
@@ -209,7 +234,9 @@ pub(crate) async fn prepare(
         point("examined");
         let compiled = examined.compile(&with)?;
         point("compiled");
-        compiled.link(&with).map(Some)
+        let linked = compiled.link(&with)?;
+        point("linked");
+        Ok(Some(linked))
     });
     match linked.await {
         Ok(Ok(Some(linked))) => {
@@ -219,7 +246,7 @@ pub(crate) async fn prepare(
         }
         Ok(Ok(None)) => Ok(None),
         Ok(Err(broken)) => Err(broken),
-        Err(_) => Err(Rule::Compiles.broken("compiling it was interrupted")),
+        Err(_) => Err(Rule::Compiles.unmet("compiling it was interrupted")),
     }
 }
 
@@ -267,28 +294,51 @@ impl Swapper {
         });
     }
 
+    /// The right to decide, once whoever has it is done.
+    pub(crate) async fn held(&self) -> Held {
+        self.inner.clone().lock_owned().await
+    }
+
     /// Writes the book and only then has the new state serve. On any failure everything is as it was.
-    pub(crate) async fn commit(&self, inner: &mut Inner, next: Inner) -> Result<(), SwapError> {
+    pub(crate) async fn commit(&self, held: Held, next: Inner) -> Result<Held, SwapError> {
         let generation = next.set.generation(next.serving.values().cloned())?;
-        self.write_past(&next.book, "recording").await?;
-        failpoint("recorded");
-        if generation.id() != self.serving.current().id() {
-            self.serving.publish(generation);
-        }
-        *inner = next;
-        self.live.follow(inner);
-        failpoint("published");
-        Ok(())
+        self.apply(held, next, Some(generation)).await
     }
 
-    pub(crate) async fn write(&self, book: &Book) -> Result<(), SwapError> {
-        self.write_past(book, "").await
+    /// The same where what serves stays.
+    pub(crate) async fn record(&self, held: Held, book: Book) -> Result<Held, SwapError> {
+        let mut next = held.clone();
+        next.book = book;
+        self.apply(held, next, None).await
     }
 
-    async fn write_past(&self, book: &Book, point: &'static str) -> Result<(), SwapError> {
-        let (book, path) = (book.clone(), book_path(&self.options.state));
-        let written = tokio::task::spawn_blocking(move || book.save_past(&path, point));
-        Ok(written.await.map_err(|_| SwapError::Interrupted)??)
+    /// What is on disk and what is in memory change together, also where nobody waits for it any more: the right to decide goes
+    /// with the work and comes back with it.
+    pub(crate) async fn apply(
+        &self,
+        mut held: Held,
+        next: Inner,
+        publish: Option<Arc<Generation>>,
+    ) -> Result<Held, SwapError> {
+        let (serving, live) = (self.serving.clone(), self.live.clone());
+        let path = book_path(&self.options.state);
+        let applied = tokio::task::spawn_blocking(move || {
+            // Only what publishes has points at which a test may end the process.
+            let publishes = publish.is_some();
+            let point = |name: &'static str| if publishes { name } else { "" };
+            next.book.save_past(&path, point("recording"))?;
+            failpoint(point("recorded"));
+            if let Some(generation) = publish
+                && generation.id() != serving.current().id()
+            {
+                serving.publish(generation);
+            }
+            *held = next;
+            live.follow(&held);
+            failpoint(point("published"));
+            Ok::<_, BookError>(held)
+        });
+        Ok(applied.await.map_err(|_| SwapError::Interrupted)??)
     }
 
     /// So that a new version's first offer finds its programs looked for.

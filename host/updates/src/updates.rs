@@ -1,6 +1,6 @@
 //! Updates from their announcement to a told end.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use worker_egress::Policy;
-use worker_swap::{Parcel, Sender, StateChange, Swapper};
+use worker_swap::{Parcel, Sender, StateChange, Swapper, Taken};
 use worker_wire::{
     Extension, PluginStatus, PluginUpdate, StudioAccount, StudioLink, UpdateError, WorkerFrame,
     plugin_state as word, timestamp,
@@ -236,6 +236,7 @@ impl Updates {
         });
         inner.note(status(&update, word::FETCHING, ""));
         drop(inner);
+        tracing::info!(target: "plugins", plugin = update.name, version = update.version, digest = update.digest, update = update.update_id, "the studio pushes a plugin");
         self.tell.notify_one();
         Some((update, cancel))
     }
@@ -261,11 +262,13 @@ impl Updates {
                 update: update.update_id.clone(),
             },
         };
+        // Where its programs have to come first, the next update has its turn meanwhile.
         let taken = self.options.swapper.receive(parcel).await;
         // The swap says each state itself; this is only for an answer that came without one.
-        if !self.ended(&update.update_id).await {
+        if !matches!(taken, Ok(Taken::Later)) && !self.ended(&update.update_id).await {
             match taken {
-                Ok(version) => {
+                Ok(Taken::Later) => {}
+                Ok(Taken::In(version)) => {
                     tracing::warn!(target: "plugins", plugin = update.name, "a pushed plugin was taken without a word on its state");
                     let state = status(update, word::PROBATION, "");
                     self.note(PluginStatus {
@@ -348,11 +351,23 @@ impl Updates {
     fn resettle(&self, book: &worker_swap::Book) {
         let mut inner = self.lock();
         let before: Vec<PluginStatus> = inner.ledger.all().collect();
-        let current = inner.current.as_ref().map(|current| current.id.clone());
+        let mut at_work: HashSet<String> = inner
+            .waiting
+            .iter()
+            .map(|one| one.update_id.clone())
+            .collect();
+        at_work.extend(inner.current.as_ref().map(|current| current.id.clone()));
         inner.ledger.settle(book, &now());
         let after: Vec<PluginStatus> = inner.ledger.all().collect();
         for (before, after) in before.into_iter().zip(after) {
-            if before.update_id.is_some() && before.update_id == current {
+            let is_at_work = before
+                .update_id
+                .as_ref()
+                .is_some_and(|id| at_work.contains(id));
+            let swapper = &self.options.swapper;
+            let is_underway =
+                under_way(&before.state) && swapper.is_underway(&before.name, &before.digest);
+            if is_at_work || is_underway {
                 // Not over: it says itself how it ends.
                 inner.ledger.note(&before);
             } else if before.state != after.state {

@@ -1,10 +1,12 @@
 //! `plugin add` of an address: fetched through the egress rules, then taken in like whatever comes from afar, signed or not at all.
 
+use std::sync::Arc;
+
 use tokio_util::sync::CancellationToken;
 use worker_egress::Egress;
 use worker_plugins::Refusal;
 use worker_supply::{Supplied, SupplyError};
-use worker_swap::{Parcel, Sender, SwapError, Swapper};
+use worker_swap::{Parcel, Sender, SwapError, Swapper, Taken};
 
 /// Why a plugin from an address does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +24,7 @@ pub(crate) enum AfarError {
 
 /// Fetches a plugin and takes it in under the name that its metadata says; gives one line.
 pub(crate) async fn add(
-    swapper: &Swapper,
+    swapper: &Arc<Swapper>,
     egress: &Egress,
     address: &str,
 ) -> Result<String, AfarError> {
@@ -41,10 +43,11 @@ pub(crate) async fn add(
         signature,
         from: Sender::Address { url: from.clone() },
     };
-    let version = swapper.receive(parcel).await?;
-    let short: String = version.digest.chars().take(12).collect();
-    Ok(format!(
-        "{name} {} ({short}) from {from} serves",
-        version.version
-    ))
+    Ok(match swapper.receive(parcel).await? {
+        Taken::In(version) => {
+            let short: String = version.digest.chars().take(12).collect();
+            format!("{name} {} ({short}) from {from} serves", version.version)
+        }
+        Taken::Later => format!("{name} from {from} serves once its programs are here"),
+    })
 }

@@ -60,14 +60,23 @@ pub(crate) async fn would_serve(
     paths: &Paths,
     folder: Option<&Path>,
 ) -> Result<Arc<Generation>, Failure> {
-    let sandbox = sandbox(paths)?;
-    let options = swap_options(paths, &sandbox, folder, None)?;
+    let swapper = beside(paths, &sandbox(paths)?, folder).await?;
+    Ok(swapper.serving().current())
+}
+
+/// The same with all that is told of it.
+pub(crate) async fn beside(
+    paths: &Paths,
+    sandbox: &Arc<Sandbox>,
+    folder: Option<&Path>,
+) -> Result<Arc<Swapper>, Failure> {
+    let options = swap_options(paths, sandbox, folder, None)?;
     let runs = match Client::find(paths)? {
         // A worker that was killed leaves the file that says where it is.
         Some(client) => client.json(Method::GET, "/healthz", None).await.is_ok(),
         None => false,
     };
-    Ok(Swapper::would_serve(&options, runs).await?)
+    Ok(Swapper::beside(options, runs).await?)
 }
 
 /// Decides which plugins serve, from the folder or from those embedded.

@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use worker_swap::{SwapError, Swapper};
+use worker_swap::{SwapError, Swapper, Taken};
 
 use crate::afar::{self, AfarError};
 use crate::control::Control;
@@ -25,7 +25,7 @@ pub(crate) struct Wish {
     /// For `add`: where it is to be fetched, instead.
     #[serde(default)]
     pub(crate) address: Option<String>,
-    /// For `grant`: what was looked at.
+    /// For `grant`: what was looked at; for `forgive`: what is meant.
     #[serde(default)]
     pub(crate) digest: Option<String>,
 }
@@ -44,7 +44,7 @@ impl Wish {
 
 /// Does what a wish says; gives one line.
 pub(crate) async fn fulfil(
-    swapper: &Swapper,
+    swapper: &Arc<Swapper>,
     action: &str,
     wish: Wish,
 ) -> Option<Result<String, SwapError>> {
@@ -86,12 +86,23 @@ pub(crate) async fn fulfil(
                     waiting.more
                 )
             }),
-        ("add", Some(path)) => swapper.add(path).await.map(|(name, version)| {
-            format!(
+        ("forgive", _) => swapper
+            .forgive(digest.as_deref().unwrap_or_default())
+            .await
+            .map(|one| {
+                format!(
+                    "{} {} is no longer quarantined; bring it again to have it tried",
+                    one.plugin,
+                    short(&one.digest)
+                )
+            }),
+        ("add", Some(path)) => swapper.add(path).await.map(|(name, taken)| match taken {
+            Taken::In(version) => format!(
                 "{name} {} ({}) serves",
                 version.version,
                 short(&version.digest)
-            )
+            ),
+            Taken::Later => format!("{name} serves once its programs are here"),
         }),
         _ => return None,
     };
@@ -104,14 +115,25 @@ pub(crate) async fn act(
     Path(action): Path<String>,
     Json(wish): Json<Wish>,
 ) -> (StatusCode, Json<Value>) {
-    if let (Some(address), "add") = (&wish.address, action.as_str()) {
-        return added(afar::add(&control.swapper, &control.metrics.egress, address).await);
-    }
-    match fulfil(&control.swapper, &action, wish).await {
+    // Whoever asked may go away; what was begun is brought to its end.
+    let asked = tokio::spawn(async move {
+        if let (Some(address), "add") = (&wish.address, action.as_str()) {
+            return added(afar::add(&control.swapper, &control.metrics.egress, address).await);
+        }
+        done(fulfil(&control.swapper, &action, wish).await)
+    });
+    asked
+        .await
+        .unwrap_or_else(|_| failed(StatusCode::INTERNAL_SERVER_ERROR, "the worker is ending"))
+}
+
+fn done(done: Option<Result<String, SwapError>>) -> (StatusCode, Json<Value>) {
+    match done {
         Some(Ok(told)) => (StatusCode::OK, Json(json!({ "done": told }))),
         Some(Err(error)) => failed(status_of(&error), &error.to_string()),
         None => {
-            let message = "no such action; there are add, remove, rollback, pin, unpin and grant";
+            let message =
+                "no such action; there are add, remove, rollback, pin, unpin, grant and forgive";
             (StatusCode::BAD_REQUEST, Json(json!({ "message": message })))
         }
     }
@@ -128,12 +150,13 @@ fn added(done: Result<String, AfarError>) -> (StatusCode, Json<Value>) {
 
 fn status_of(error: &SwapError) -> StatusCode {
     match error {
-        SwapError::Unknown(_) => StatusCode::NOT_FOUND,
+        SwapError::Unknown(_) | SwapError::NotQuarantined(_) => StatusCode::NOT_FOUND,
         SwapError::Refused(_)
         | SwapError::Pinned(_)
         | SwapError::NoPrevious(_)
         | SwapError::Waiting { .. }
         | SwapError::NothingWaits(_)
+        | SwapError::SeveralQuarantined(_)
         | SwapError::AnotherWaits { .. } => StatusCode::CONFLICT,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }

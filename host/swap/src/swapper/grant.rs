@@ -1,8 +1,9 @@
 //! The operator's word on what asks for more.
 
-use worker_plugins::Stored;
+use worker_plugins::{Rule, Stored};
 
-use super::take::{Candidate, Tried, gone_again};
+use super::take::{Candidate, Tried, gone_again, outdated};
+use super::underway::Way;
 use super::{SwapError, Swapper};
 use crate::book::{Version, Waiting};
 
@@ -40,14 +41,16 @@ impl Swapper {
             });
         }
         waiting.papers.granted = Some(waiting.asked.clone());
-        let (tried, _work) = match self.take_granted(name, &waiting).await {
+        let way = self.underway.begin(name, &waits, false);
+        let (tried, _work) = match self.take_granted(name, &waiting, &way).await {
             Ok(Tried::Lacks(engine)) => {
+                way.supersede();
                 // Nobody waits for the download.
                 drop(work);
-                let provided = self.provide(&engine, &waiting.papers.from, false).await;
+                let provided = self.provide(&engine, &waiting.papers.from, &way).await;
                 let work = self.work.lock().await;
                 let tried = match provided {
-                    Ok(()) => self.take_stored(name, &waiting).await,
+                    Ok(()) => self.take_stored(name, &waiting, &way).await,
                     Err(broken) => Err(SwapError::Refused(broken.by(&format!("{name}.wasm")))),
                 };
                 (tried, work)
@@ -62,7 +65,7 @@ impl Swapper {
             Err(error) => Err(error),
         };
         if let Err(error) = &taken {
-            if !matches!(error, SwapError::Pinned(_)) {
+            if speaks_against(error) {
                 self.forget_waiting(name).await;
             }
             self.refuse_for(name, &waiting.version, error, &waiting.papers.from)
@@ -71,19 +74,26 @@ impl Swapper {
         Ok((taken?, waiting))
     }
 
-    async fn take_granted(&self, name: &str, waiting: &Waiting) -> Result<Tried, SwapError> {
-        {
-            let mut inner = self.inner.lock().await;
-            let mut book = inner.book.clone();
-            let told = format!("by the operator: {}", waiting.more);
-            book.note(name, &waiting.version, "granted", &told);
-            self.write(&book).await?;
-            inner.book = book;
-        }
-        self.take_stored(name, waiting).await
+    async fn take_granted(
+        &self,
+        name: &str,
+        waiting: &Waiting,
+        way: &Way,
+    ) -> Result<Tried, SwapError> {
+        let held = self.held().await;
+        let mut book = held.book.clone();
+        let told = format!("by the operator: {}", waiting.more);
+        book.note(name, &waiting.version, "granted", &told);
+        drop(self.record(held, book).await?);
+        self.take_stored(name, waiting, way).await
     }
 
-    async fn take_stored(&self, name: &str, waiting: &Waiting) -> Result<Tried, SwapError> {
+    async fn take_stored(
+        &self,
+        name: &str,
+        waiting: &Waiting,
+        way: &Way,
+    ) -> Result<Tried, SwapError> {
         let (kept, wanted) = (self.kept.clone(), name.to_owned());
         let digest = waiting.version.digest.clone();
         let again = digest.clone();
@@ -91,19 +101,20 @@ impl Swapper {
         let stored = stored.await.map_err(|_| SwapError::Interrupted)?;
         let stored =
             stored.map_err(|broken| SwapError::Refused(broken.by(&format!("{name}.wasm"))))?;
-        self.try_in(Candidate {
+        let candidate = Candidate {
             name: name.to_owned(),
             digest,
             stored,
             papers: waiting.papers.clone(),
-        })
-        .await
+        };
+        let tried = self.try_in(candidate, way).await?;
+        tried.ok_or_else(|| SwapError::Refused(outdated().by(&format!("{name}.wasm"))))
     }
 
     /// What waited does no more; a book that cannot be written has it wait on, which does no harm.
     pub(crate) async fn forget_waiting(&self, name: &str) {
-        let mut inner = self.inner.lock().await;
-        let mut book = inner.book.clone();
+        let held = self.held().await;
+        let mut book = held.book.clone();
         let Some(entry) = book.plugins.get_mut(name) else {
             return;
         };
@@ -111,8 +122,14 @@ impl Swapper {
         if *entry == crate::book::Entry::default() {
             book.plugins.remove(name);
         }
-        if self.write(&book).await.is_ok() {
-            inner.book = book;
-        }
+        drop(self.record(held, book).await);
+    }
+}
+
+/// Whether a version that was granted what it asks for is not to be granted it again as it is.
+fn speaks_against(error: &SwapError) -> bool {
+    match error {
+        SwapError::Refused(refusal) => !refusal.passing && refusal.rule != Rule::Overtaken,
+        _ => false,
     }
 }

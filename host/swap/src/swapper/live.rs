@@ -68,7 +68,7 @@ impl Swapper {
 }
 
 /// Every plugin of a generation.
-pub(crate) fn identities(generation: &Generation) -> impl Iterator<Item = &Identity> {
+pub fn identities(generation: &Generation) -> impl Iterator<Item = &Identity> {
     let engines = generation.engines().iter().map(|one| one.identity());
     let finishers = generation.finishers().iter().map(|one| one.identity());
     engines

@@ -2,15 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use worker_plugins::{PluginSet, Print};
 
-use super::{Asked, Asking, Inner, Place, Swapper};
-use crate::book::Version;
+use super::{Asked, Inner, Place, SwapError, Swapper};
+use crate::book::{Entry, Version};
 use crate::parcel::Sender;
 use crate::watch::Watch;
+
+/// How long a file rests that could not be taken for a reason that may pass; twice as long each time, up to the longest. Shorter keeps the
+/// disk and the compiler busy with it; longer lets it wait when the reason is over.
+const REST: Duration = Duration::from_secs(3);
+const LONGEST_REST: Duration = Duration::from_secs(600);
 
 /// How much longer than a file's own rest a file must be gone, and a policy the same: editors delete and write anew.
 const GONE_FACTOR: u32 = 10;
@@ -27,6 +32,18 @@ struct Looks {
     policy: Option<(Arc<PluginSet>, Instant)>,
     /// What came by renaming since the last look: whole as it is.
     renamed: BTreeSet<String>,
+    /// Files that may be taken another time as they are: when, and how long they rest then.
+    resting: BTreeMap<String, (Instant, Duration)>,
+}
+
+/// What became of reading a file.
+enum Read {
+    /// It changed meanwhile.
+    Changed,
+    /// It is decided about until it changes.
+    Decided,
+    /// It may be taken another time as it is.
+    Rests,
 }
 
 impl Swapper {
@@ -85,14 +102,22 @@ impl Swapper {
 
     /// One look. Whether something has to be looked at again soon.
     async fn look(
-        &self,
+        self: &Arc<Self>,
         set: Arc<PluginSet>,
         looks: &mut Looks,
-        settled: std::time::Duration,
+        settled: Duration,
     ) -> bool {
         let now = Instant::now();
         let mut unsettled = self.look_at_policy(&set, looks, settled, now).await;
-        let handled = self.inner.lock().await.handled.clone();
+        let handled = {
+            let mut inner = self.inner.lock().await;
+            let rested = looks.resting.iter().filter(|(_, (until, _))| *until <= now);
+            for (file, _) in rested {
+                inner.handled.remove(file);
+            }
+            inner.handled.clone()
+        };
+        looks.resting.retain(|file, _| set.is_there(file));
         for file in set.names() {
             let Some(print) = set.print(file) else {
                 if looks.odd.insert(file.to_owned()) {
@@ -116,14 +141,20 @@ impl Swapper {
             {
                 true => settled * GONE_FACTOR,
                 // By renaming it came whole.
-                false if looks.renamed.contains(file) => std::time::Duration::ZERO,
+                false if looks.renamed.contains(file) => Duration::ZERO,
                 false => settled,
             };
             if rest < patience {
                 unsettled = true;
-            } else if !self.read(&set, file, Some(&print)).await {
-                looks.prints.remove(file);
-                unsettled = true;
+                continue;
+            }
+            match self.read(&set, file, Some(&print)).await {
+                Read::Changed => {
+                    looks.prints.remove(file);
+                    unsettled = true;
+                }
+                Read::Decided => drop(looks.resting.remove(file)),
+                Read::Rests => looks.rests(file),
             }
         }
         self.look_for_gone(&set, looks, settled * GONE_FACTOR, now)
@@ -131,15 +162,20 @@ impl Swapper {
             || unsettled
     }
 
-    /// Reads a settled file and decides about it. False when it changed meanwhile.
-    async fn read(&self, set: &Arc<PluginSet>, file: &str, print: Option<&Print>) -> bool {
+    /// Reads a settled file and decides about it.
+    async fn read(
+        self: &Arc<Self>,
+        set: &Arc<PluginSet>,
+        file: &str,
+        print: Option<&Print>,
+    ) -> Read {
         let (opened, name) = (set.clone(), file.to_owned());
         let read = tokio::task::spawn_blocking(move || (opened.read(&name), opened.print(&name)));
         let Ok((read, after)) = read.await else {
-            return true;
+            return Read::Decided;
         };
         if after.as_ref() != print {
-            return false;
+            return Read::Changed;
         }
         if let Some(print) = print {
             let mut inner = self.inner.lock().await;
@@ -147,26 +183,33 @@ impl Swapper {
         }
         match read {
             // Every outcome is noted and shown by `take` itself.
-            Ok(Some(read)) => drop(self.take(read, Sender::Folder).await),
-            Ok(None) => {}
+            Ok(Some(read)) => match self.take(read, Sender::Folder).await {
+                Err(error) if may_pass(&error) => Read::Rests,
+                Ok(_) | Err(_) => Read::Decided,
+            },
+            Ok(None) => Read::Decided,
             Err(broken) => {
                 let name = file.strip_suffix(".wasm").unwrap_or(file);
                 let version = Version {
                     digest: String::new(),
                     version: String::new(),
                 };
+                let passing = broken.passing;
                 self.refuse(name, &version, broken.by(file), &Sender::Folder)
                     .await;
+                match passing {
+                    true => Read::Rests,
+                    false => Read::Decided,
+                }
             }
         }
-        true
     }
 
     async fn look_for_gone(
         &self,
         set: &Arc<PluginSet>,
         looks: &mut Looks,
-        settled: std::time::Duration,
+        settled: Duration,
         now: Instant,
     ) -> bool {
         let (mut unsettled, mut gone, mut withdrawn) = (false, Vec::new(), Vec::new());
@@ -177,24 +220,25 @@ impl Swapper {
             let asked = inner.asking.keys().cloned().collect::<Vec<_>>();
             for name in asked {
                 let file = format!("{name}.wasm");
-                let (refused, waits) = match inner.asking.get(&name) {
-                    Some(Asking { state, from, .. }) if *from == Sender::Folder => (
-                        matches!(state, Asked::Refused(_)),
-                        matches!(state, Asked::Waiting(_)),
-                    ),
-                    _ => (false, false),
-                };
-                if (refused || waits) && !set.is_there(&file) {
-                    inner.asking.remove(&name);
+                if set.is_there(&file) {
+                    continue;
                 }
-                if waits && !set.is_there(&file) {
-                    withdrawn.push(name);
+                let asking = inner.asking.get(&name);
+                let asking = asking.filter(|asking| asking.from == Sender::Folder);
+                match asking.map(|asking| (&asking.state, &asking.digest)) {
+                    Some((Asked::Refused(_), _)) => drop(inner.asking.remove(&name)),
+                    Some((Asked::Waiting(_), _)) => {
+                        inner.asking.remove(&name);
+                        withdrawn.push(name);
+                    }
+                    // At a download.
+                    Some((Asked::Checking, digest)) => self.underway.withdraw(&name, digest),
+                    _ => {}
                 }
             }
             for (name, entry) in &inner.book.plugins {
                 let file = format!("{name}.wasm");
-                let from_folder = entry.seen.is_some() && !entry.by_hand && !entry.pinned;
-                if !from_folder || entry.active.is_none() || set.is_there(&file) {
+                if !entry.is_a_file() || entry.active.is_none() || set.is_there(&file) {
                     looks.gone.remove(name);
                     continue;
                 }
@@ -211,7 +255,12 @@ impl Swapper {
         }
         for name in gone {
             let reason = "its file is gone from the folder";
-            if let Err(error) = self.take_out(&name, reason, true).await {
+            let held = self.held().await;
+            if !held.book.plugins.get(&name).is_some_and(Entry::is_a_file) {
+                // Something came another way meanwhile.
+                continue;
+            }
+            if let Err(error) = self.take_out(held, &name, reason, true).await {
                 // The only router, say, goes on serving.
                 let told = format!("{name}.wasm is gone and its plugin goes on serving: {error}");
                 self.trouble(Some(told)).await;
@@ -225,7 +274,7 @@ impl Swapper {
         &self,
         set: &Arc<PluginSet>,
         looks: &mut Looks,
-        settled: std::time::Duration,
+        settled: Duration,
         now: Instant,
     ) -> bool {
         {
@@ -263,6 +312,25 @@ impl Swapper {
             .await;
         }
         false
+    }
+}
+
+impl Looks {
+    /// A file is looked at again as it is, after a rest.
+    fn rests(&mut self, file: &str) {
+        let before = self.resting.get(file).map(|(_, rest)| *rest);
+        let rest = before.map_or(REST, |rest| (rest * 2).min(LONGEST_REST));
+        let until = Instant::now() + rest;
+        self.resting.insert(file.to_owned(), (until, rest));
+    }
+}
+
+/// Whether an error says nothing of the file.
+fn may_pass(error: &SwapError) -> bool {
+    match error {
+        SwapError::Refused(refusal) => refusal.passing,
+        SwapError::Kept(_) | SwapError::Book(_) | SwapError::Interrupted => true,
+        _ => false,
     }
 }
 

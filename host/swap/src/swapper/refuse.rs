@@ -9,6 +9,10 @@ use crate::parcel::{Sender, State};
 /// Names that are shown as asking. Whoever sends plugins of ever new names must not fill the memory with them.
 const MAX_ASKING: usize = 256;
 
+/// Plugins of which a version waits for the operator. More fills the disk with what waits; fewer refuses what a studio with many plugins
+/// brings.
+const MAX_WAITING: usize = 32;
+
 impl Swapper {
     /// Shows how far a candidate has come, and tells it.
     pub(crate) async fn ask(&self, name: &str, version: &Version, state: Asked, from: &Sender) {
@@ -64,7 +68,7 @@ impl Swapper {
             SwapError::Pinned(_) => return self.ask(name, version, Asked::Pinned, from).await,
             SwapError::Refused(refusal) => refusal.clone(),
             other => Rule::Stored
-                .broken(other.to_string())
+                .unmet(other.to_string())
                 .by(&format!("{name}.wasm")),
         };
         self.refuse(name, version, refusal, from).await;
@@ -79,23 +83,29 @@ impl Swapper {
         from: &Sender,
     ) {
         let state = Asked::Refused(refusal.clone());
-        let told = {
+        let (told, asks) = {
             let inner = self.inner.lock().await;
             let asking = inner.asking.get(name);
-            asking.is_some_and(|asking| asking.state == state && asking.digest == version.digest)
+            let asking = asking.filter(|asking| asking.digest == version.digest);
+            let told = asking.is_some_and(|asking| asking.state == state);
+            (told, asking.is_some())
         };
-        self.ask(name, version, state, from).await;
+        // Of one that was overtaken only what overtook it is shown, where something did.
+        if refusal.rule == Rule::Overtaken && !(asks && self.underway.is_alone(name)) {
+            let (told, rule) = (refusal.to_string(), Some(refusal.rule));
+            self.tell_refused(name, version, State::Refused, &told, from, rule);
+        } else {
+            self.ask(name, version, state, from).await;
+        }
         if told {
             return;
         }
         tracing::warn!(target: "plugins", digest = version.digest, "{refusal}; what serves is unchanged");
-        let mut inner = self.inner.lock().await;
-        let mut book = inner.book.clone();
-        book.note(name, version, "refused", &refusal.to_string());
+        let held = self.held().await;
+        let mut book = held.book.clone();
+        book.note_of(from, name, version, "refused", &refusal.to_string());
         // A history that cannot be written is one line poorer; the state is shown all the same.
-        if self.write(&book).await.is_ok() {
-            inner.book = book;
-        }
+        drop(self.record(held, book).await);
     }
 
     /// Keeps what asks for more until the operator grants it.
@@ -103,25 +113,27 @@ impl Swapper {
         let waiting = Waiting::of(lacks, papers);
         let version = waiting.version.clone();
         let (told, from) = (waiting.more.to_string(), waiting.papers.from.clone());
-        {
-            let mut inner = self.inner.lock().await;
-            let mut book = inner.book.clone();
-            let entry = book.plugins.entry(name.to_owned()).or_default();
-            let before = entry.waiting.replace(waiting.clone());
-            if before != Some(waiting) {
-                if !book.has_room() {
-                    let broken = Rule::Stored
-                        .broken("too much waits for the operator; `plugin grant` or `plugin remove` what does");
-                    return SwapError::Refused(broken.by(&format!("{name}.wasm")));
-                }
-                let noted = format!("asks for more: {told}; `plugin grant {name}` takes it on");
-                book.note(name, &version, "waiting", &noted);
-                tracing::warn!(target: "plugins", plugin = name, version = version.version, digest = version.digest, "waits, as it {noted}; what serves is unchanged");
-                if let Err(error) = self.write(&book).await {
-                    return error;
-                }
-                inner.book = book;
+        let held = self.held().await;
+        let mut book = held.book.clone();
+        let entry = book.plugins.entry(name.to_owned()).or_default();
+        let before = entry.waiting.replace(waiting.clone());
+        if before.as_ref() != Some(&waiting) {
+            let is_new = before.is_none();
+            if !book.has_room() || is_new && book.waiting() > MAX_WAITING {
+                let broken = Rule::Stored.unmet(
+                    "too much waits for the operator; `plugin grant` or `plugin remove` what does",
+                );
+                return SwapError::Refused(broken.by(&format!("{name}.wasm")));
             }
+            let noted = format!("asks for more: {told}; `plugin grant {name}` takes it on");
+            book.note_of(&from, name, &version, "waiting", &noted);
+            tracing::warn!(target: "plugins", plugin = name, version = version.version, digest = version.digest, "waits, as it {noted}; what serves is unchanged");
+            match self.record(held, book).await {
+                Ok(held) => drop(held),
+                Err(error) => return error,
+            }
+        } else {
+            drop(held);
         }
         self.ask(name, &version, Asked::Waiting(told.clone()), &from)
             .await;
@@ -133,10 +145,9 @@ impl Swapper {
     }
 
     /// Writes down that a candidate came while the plugin is pinned.
-    pub(crate) async fn note_pinned(&self, name: &str, version: &Version) {
+    pub(crate) async fn note_pinned(&self, name: &str, version: &Version, from: &Sender) {
         let mut inner = self.inner.lock().await;
-        inner
-            .book
-            .note(name, version, "pinned", "it waits for `plugin unpin`");
+        let why = "it waits for `plugin unpin`";
+        inner.book.note_of(from, name, version, "pinned", why);
     }
 }

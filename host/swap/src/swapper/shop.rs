@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
-use worker_plugins::{
-    Broken, Kept, Lacks, Plugged, PluginSet, Refusal, Rule, Sandbox, Stored, Terms,
-};
+use worker_plugins::{Broken, Kept, Lacks, Plugged, PluginSet, Refusal, Rule, Sandbox, Stored};
 
-use super::take::terms;
+use super::enter::terms;
 use super::{Inner, Place, SwapError, prepare};
 use crate::book::{Book, Entry, Papers, Version};
+use crate::parcel::Sender;
 
 /// Where one version may be had.
 #[derive(Clone)]
@@ -43,7 +42,9 @@ pub(super) struct Shop {
 /// Every plugin's first choice that can be loaded, several at a time.
 pub(super) async fn begin(shop: &Arc<Shop>) -> Result<Vec<Begun>, SwapError> {
     let mut names: Vec<String> = shop.set.names().map(str::to_owned).collect();
-    for name in shop.book.plugins.keys() {
+    // What waits or was removed brings nothing into service, and must not be able to keep a worker from starting.
+    let serves = |entry: &Entry| entry.active.is_some();
+    for (name, _) in shop.book.plugins.iter().filter(|(_, one)| serves(one)) {
         let file = format!("{name}.wasm");
         if !names.contains(&file) {
             names.push(file);
@@ -75,19 +76,41 @@ pub(super) async fn begin(shop: &Arc<Shop>) -> Result<Vec<Begun>, SwapError> {
 }
 
 /// As many as one set may hold.
-const MAX_PLUGINS: usize = 128;
+pub(super) const MAX_PLUGINS: usize = 128;
+
+/// What there is to go back to.
+pub(super) enum Before {
+    Itself(Plugged),
+    /// It cannot be loaded; the built-in one of its name can.
+    BuiltIn(Plugged, Papers, Refusal),
+    /// It cannot be loaded.
+    Gone(Refusal),
+}
 
 /// Versions kept loaded to go back to.
-pub(super) async fn previous_of(shop: &Arc<Shop>, inner: &Inner) -> Vec<(String, Plugged)> {
-    let mut loaded = Vec::new();
+pub(super) async fn previous_of(shop: &Arc<Shop>, inner: &Inner) -> Vec<(String, Before)> {
+    let mut found = Vec::new();
     for (name, entry) in &inner.book.plugins {
-        if let Some(previous) = &entry.previous
-            && let Ok(Some((plugged, _))) = shop.plug(name, &Choice::Kept(previous.clone())).await
-        {
-            loaded.push((name.clone(), plugged));
-        }
+        let Some(previous) = &entry.previous else {
+            continue;
+        };
+        let before = match shop.plug(name, &Choice::Kept(previous.clone())).await {
+            Ok(Some((plugged, _))) => Before::Itself(plugged),
+            Ok(None) => continue,
+            Err((broken, _)) => {
+                let refusal = broken.by(&format!("{name}.wasm"));
+                let serves = entry.active.as_ref().map(|active| &active.digest);
+                match shop.plug(name, &Choice::BuiltIn).await {
+                    Ok(Some((plugged, papers))) if serves != Some(&plugged.identity().digest) => {
+                        Before::BuiltIn(plugged, papers, refusal)
+                    }
+                    _ => Before::Gone(refusal),
+                }
+            }
+        };
+        found.push((name.clone(), before));
     }
-    loaded
+    found
 }
 
 impl Shop {
@@ -103,8 +126,10 @@ impl Shop {
             }) if !waiting.papers.from.is_remote() => vec![Choice::File],
             Some(Entry { active: None, .. }) => Vec::new(),
             Some(entry) => {
-                let known = [&entry.active, &entry.previous].into_iter().flatten();
-                let mut choices: Vec<_> = known.cloned().map(Choice::Kept).collect();
+                let later = entry.later.as_ref().map(|later| &later.version);
+                let known = [later, entry.active.as_ref(), entry.previous.as_ref()];
+                let known = known.into_iter().flatten().cloned();
+                let mut choices: Vec<_> = known.map(Choice::Kept).collect();
                 choices.push(Choice::BuiltIn);
                 choices
             }
@@ -136,7 +161,7 @@ impl Shop {
     }
 
     /// One version with what is known of it; on failure also that, where it was read.
-    async fn plug(
+    pub(super) async fn plug(
         &self,
         name: &str,
         choice: &Choice,
@@ -144,7 +169,7 @@ impl Shop {
         let nameless = |broken| (broken, Papers::default());
         let (set, built_in, kept) = (self.set.clone(), self.built_in.clone(), self.kept.clone());
         let (name, choice, book) = (name.to_owned(), choice.clone(), self.book.clone());
-        let (is_built_in, keeps) = (matches!(choice, Choice::BuiltIn), self.keeps);
+        let keeps = self.keeps;
         let stored = tokio::task::spawn_blocking(move || {
             let file = format!("{name}.wasm");
             match choice {
@@ -156,8 +181,18 @@ impl Shop {
                     Ok(Some((stored, papers.unwrap_or_default())))
                 }
                 Choice::BuiltIn => {
-                    let read = built_in.read(&file)?;
-                    Ok(read.map(|read| (read.unstored(), Papers::default())))
+                    let Some(read) = built_in.read(&file)? else {
+                        return Ok(None);
+                    };
+                    let stored = match keeps {
+                        true => read.store(&kept)?,
+                        false => read.unstored(),
+                    };
+                    let papers = Papers {
+                        from: Sender::BuiltIn,
+                        ..Papers::default()
+                    };
+                    Ok(Some((stored, papers)))
                 }
                 Choice::File => {
                     let Some(read) = set.read(&file)? else {
@@ -181,14 +216,11 @@ impl Shop {
             Ok(Ok(None)) => return Ok(None),
             Ok(Err(broken)) => return Err(nameless(broken)),
             Err(_) => {
-                let broken = Rule::Readable.broken("reading it was interrupted");
+                let broken = Rule::Readable.unmet("reading it was interrupted");
                 return Err(nameless(broken));
             }
         };
-        let terms = match is_built_in {
-            true => Terms::built_in(),
-            false => terms(&self.place, &papers, &papers.from),
-        };
+        let terms = terms(&self.place, &papers, &papers.from);
         match prepare(&self.sandbox, &self.set, stored, terms).await {
             Ok(probed) => Ok(probed.map(|probed| (probed.into_plugged(), papers))),
             Err(broken) => Err((broken, papers)),

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use worker_plugins::{Generation, Kept, Lacks, PluginSet, Serving};
+use worker_plugins::{
+    Generation, Kept, Lacks, Plugged, PluginSet, Refusal, Serving, remove_unfinished,
+};
 
-use super::shop::{Begun, Choice, Shop, begin, previous_of};
+use super::shop::{Before, Begun, Choice, Shop, begin, previous_of};
 use super::{Asked, Asking, CHANGES, Inner, Options, Place, SwapError, Swapper, book_path};
-use crate::book::{Book, Papers, Version, Waiting};
-use crate::parcel::Sender;
+use crate::book::{Book, Later, Papers, Version, Waiting};
 use crate::trial::{Record, Trial};
 
 impl Swapper {
@@ -23,19 +24,16 @@ impl Swapper {
         Self::open(options, false).await
     }
 
-    /// What would serve if a worker were started now, or, where one runs on this store, what serves. Nothing is written but
-    /// compiled forms, so that a worker may run meanwhile.
-    pub async fn would_serve(
-        options: &Options,
-        worker_runs: bool,
-    ) -> Result<Arc<Generation>, SwapError> {
+    /// What would serve if a worker were started now, or, where one runs on this store, what serves. It is for looking: nothing is
+    /// written but compiled forms, so that a worker may run meanwhile.
+    pub async fn beside(options: Options, worker_runs: bool) -> Result<Arc<Self>, SwapError> {
         let how = How {
             beside: true,
             // A running worker has not crashed.
             crashed: !worker_runs,
         };
-        let (inner, _) = load(options, how).await?;
-        generation(&inner)
+        let (inner, shop) = load(&options, how).await?;
+        Self::with(options, inner, &shop)
     }
 
     async fn open(options: Options, runs: bool) -> Result<Arc<Self>, SwapError> {
@@ -44,34 +42,43 @@ impl Swapper {
             crashed: true,
         };
         let (mut inner, shop) = load(&options, how).await?;
-        inner.book.running = runs || inner.book.running;
-        for (name, previous) in previous_of(&shop, &inner).await {
-            inner.older.insert(name, previous);
+        // What a crash means has been decided just now.
+        inner.book.running = runs;
+        for (name, before) in previous_of(&shop, &inner).await {
+            inner.goes_back_to(&name, before);
         }
-        let generation = generation(&inner)?;
         let needed = inner.book.clone();
-        let live = super::live::Live::default();
-        live.follow(&inner);
-        let swapper = Arc::new(Self {
-            options,
-            kept: shop.kept.clone(),
-            serving: Serving::new(generation),
-            work: tokio::sync::Mutex::new(()),
-            inner: tokio::sync::Mutex::new(inner),
-            changes: tokio::sync::broadcast::Sender::new(CHANGES),
-            live,
-            providing: super::provide::Providing::default(),
-        });
-        swapper.write(&needed).await?;
+        let swapper = Self::with(options, inner, &shop)?;
+        let held = swapper.held().await;
+        drop(swapper.record(held, needed.clone()).await?);
         swapper.kept.sweep(&|digest| needed.needs(digest));
         Ok(swapper)
     }
 
-    /// Writes down that the worker ended as it should.
+    fn with(options: Options, inner: Inner, shop: &Shop) -> Result<Arc<Self>, SwapError> {
+        let generation = generation(&inner)?;
+        let live = Arc::new(super::live::Live::default());
+        live.follow(&inner);
+        Ok(Arc::new(Self {
+            options,
+            kept: shop.kept.clone(),
+            serving: Serving::new(generation),
+            work: tokio::sync::Mutex::new(()),
+            inner: Arc::new(tokio::sync::Mutex::new(inner)),
+            changes: tokio::sync::broadcast::Sender::new(CHANGES),
+            live,
+            underway: Arc::default(),
+            stopping: tokio_util::sync::CancellationToken::new(),
+        }))
+    }
+
+    /// Ends what goes on in the background, and writes down that the worker ended as it should. What is written later says so too.
     pub async fn stop(&self) {
-        let mut book = self.inner.lock().await.book.clone();
+        self.stopping.cancel();
+        let held = self.held().await;
+        let mut book = held.book.clone();
         book.running = false;
-        if let Err(error) = self.write(&book).await {
+        if let Err(error) = self.record(held, book).await {
             tracing::warn!(target: "plugins", %error, "that the worker ended well cannot be written down; its next start takes this for a crash");
         }
     }
@@ -153,6 +160,10 @@ fn read(options: &Options, how: How) -> Result<Read, SwapError> {
         Place::Embedded => built_in.clone(),
     };
     let files = options.state.join("files");
+    if !how.beside {
+        remove_unfinished(&options.state);
+        options.sandbox.clear_unfinished();
+    }
     let kept = match how.beside {
         true => Kept::beside(&files),
         false => Kept::open(&files)?,
@@ -170,16 +181,13 @@ fn forget_deleted(book: &mut Book, set: &PluginSet) {
     let gone: Vec<String> = book
         .plugins
         .iter()
-        .filter(|(name, entry)| {
-            entry.seen.is_some()
-                && !entry.by_hand
-                && !entry.pinned
-                && !set.is_there(&format!("{name}.wasm"))
-        })
+        .filter(|(name, entry)| entry.is_a_file() && !set.is_there(&format!("{name}.wasm")))
         .map(|(name, _)| name.clone())
         .collect();
     for name in gone {
         if let Some(active) = book.plugins.remove(&name).and_then(|entry| entry.active) {
+            // From afar it does not come back as something older.
+            book.trusted(&name, &active);
             book.note(
                 &name,
                 &active,
@@ -205,67 +213,132 @@ impl Inner {
         for (_, refusal) in &refused {
             tracing::warn!(target: "plugins", "{refusal}");
         }
-        let fell_back = !refused.is_empty();
-        if let Some((choice, refusal)) = refused.into_iter().next() {
-            let version = match choice {
-                Choice::Kept(version) => version,
-                Choice::File | Choice::BuiltIn => Version {
-                    digest: String::new(),
-                    version: String::new(),
-                },
-            };
-            let asking = Asking {
-                digest: version.digest.clone(),
-                version: version.version.clone(),
-                from: Sender::Folder,
-                state: Asked::Refused(refusal.clone()),
-            };
-            self.asking.insert(name.clone(), asking);
-            self.book
-                .note(&name, &version, "refused", &refusal.to_string());
+        let first = refused.into_iter().next();
+        if let Some((choice, refusal)) = &first {
+            self.not_loaded(&name, choice, refusal);
         }
         let Some((choice, plugged, papers)) = chosen else {
             return;
         };
-        let version = Version {
-            digest: plugged.identity().digest.clone(),
-            version: plugged.identity().version.clone(),
-        };
-        if fell_back {
-            tracing::warn!(target: "plugins", plugin = name, digest = version.digest, "an earlier version serves, as the one before it cannot be loaded");
-        }
-        let entry = self.book.plugins.entry(name.clone()).or_default();
-        match choice {
-            Choice::File => {
-                entry.seen = Some(version.digest.clone());
-                entry.active = Some(version.clone());
-                entry.waiting = None;
-                entry.papers.insert(version.digest.clone(), papers);
-                let told = "found in place at the first start";
-                self.book.note(&name, &version, "active", told);
-                self.book.trusted(&name, &version);
+        let version = version_of(&plugged);
+        match (choice, first) {
+            (Choice::File, _) => self.found(&name, &version, papers),
+            (_, Some((wanted, refusal))) => {
+                self.fell_back(&name, &version, papers, wanted, &refusal);
             }
-            Choice::Kept(_) | Choice::BuiltIn if fell_back => {
-                entry.active = Some(version.clone());
-                entry.previous = None;
-                entry.probation = None;
-                entry.papers.insert(version.digest.clone(), papers);
-                entry.tidy();
-                self.book.note(
-                    &name,
-                    &version,
-                    "active",
-                    "the version before could not be loaded",
-                );
-            }
-            Choice::Kept(_) | Choice::BuiltIn => {
-                if let Some(left) = entry.probation {
-                    self.trials
-                        .insert(name.clone(), Trial::new(left, Record::default()));
-                }
-            }
+            (_, None) => self.goes_on(&name, &version),
         }
         self.serving.insert(name, plugged);
+    }
+
+    /// The first choice was none.
+    fn not_loaded(&mut self, name: &str, choice: &Choice, refusal: &Refusal) {
+        let version = match choice {
+            Choice::Kept(version) => version.clone(),
+            Choice::File | Choice::BuiltIn => Version {
+                digest: String::new(),
+                version: String::new(),
+            },
+        };
+        let entry = self.book.plugins.get(name);
+        let papers = entry.map(|entry| entry.papers_of(&version.digest));
+        let asking = Asking {
+            digest: version.digest.clone(),
+            version: version.version.clone(),
+            from: papers.unwrap_or_default().from,
+            state: Asked::Refused(refusal.clone()),
+        };
+        self.asking.insert(name.to_owned(), asking);
+        self.book
+            .note(name, &version, "refused", &refusal.to_string());
+    }
+
+    /// A file of the folder, at the first start with it.
+    fn found(&mut self, name: &str, version: &Version, papers: Papers) {
+        let entry = self.book.plugins.entry(name.to_owned()).or_default();
+        entry.seen = Some(version.digest.clone());
+        entry.waiting = None;
+        entry.papers.insert(version.digest.clone(), papers);
+        entry.activate(Some(version.clone()));
+        let told = "found in place at the first start";
+        self.book.note(name, version, "active", told);
+        self.book.trusted(name, version);
+    }
+
+    /// Something else serves than what was to. Where that may be loaded another time, the next start tries it first.
+    fn fell_back(
+        &mut self,
+        name: &str,
+        version: &Version,
+        papers: Papers,
+        wanted: Choice,
+        refusal: &Refusal,
+    ) {
+        tracing::warn!(target: "plugins", plugin = name, digest = version.digest, "an earlier version serves, as the one before it cannot be loaded");
+        let entry = self.book.plugins.entry(name.to_owned()).or_default();
+        let before = entry.later.take();
+        let probation = before.map_or(entry.probation, |later| later.probation);
+        entry.later = match wanted {
+            Choice::Kept(version) if refusal.passing => Some(Later { version, probation }),
+            _ => None,
+        };
+        let serves_already = entry.active.as_ref() == Some(version);
+        if !serves_already {
+            entry.previous = None;
+            entry.probation = None;
+            entry.papers.insert(version.digest.clone(), papers);
+            entry.activate(Some(version.clone()));
+        }
+        entry.tidy();
+        if !serves_already {
+            let told = "the version before could not be loaded";
+            self.book.note(name, version, "active", told);
+        }
+    }
+
+    /// What was to serve does.
+    fn goes_on(&mut self, name: &str, version: &Version) {
+        let Some(entry) = self.book.plugins.get_mut(name) else {
+            return;
+        };
+        let later = entry.later.take_if(|later| later.version == *version);
+        let is_back = later.is_some();
+        if let Some(later) = later {
+            entry.previous = entry.active.take();
+            entry.activate(Some(later.version));
+            entry.probation = later.probation;
+            entry.tidy();
+        }
+        if let Some(left) = entry.probation {
+            let trial = Trial::new(left, Record::default());
+            self.trials.insert(name.to_owned(), trial);
+        }
+        if is_back {
+            let told = "it can be loaded again";
+            self.book.note(name, version, "active", told);
+        }
+    }
+
+    /// What is brought back where what serves breaks.
+    fn goes_back_to(&mut self, name: &str, before: Before) {
+        let told = |refusal: Refusal, what: &str| {
+            tracing::warn!(target: "plugins", "{refusal}; {what}");
+        };
+        let entry = self.book.plugins.entry(name.to_owned()).or_default();
+        match before {
+            Before::Itself(plugged) => drop(self.older.insert(name.to_owned(), plugged)),
+            Before::BuiltIn(plugged, papers, refusal) => {
+                told(refusal, "the built-in version is what can be gone back to");
+                let version = version_of(&plugged);
+                entry.papers.insert(version.digest.clone(), papers);
+                entry.previous = Some(version);
+                entry.tidy();
+                self.older.insert(name.to_owned(), plugged);
+            }
+            Before::Gone(refusal) => {
+                told(refusal, "there is no version to go back to");
+            }
+        }
     }
 
     /// What lies in the folder and asks for more than it may have.
@@ -292,5 +365,13 @@ impl Inner {
                 self.asking.insert(name.clone(), asking);
             }
         }
+    }
+}
+
+pub(super) fn version_of(plugged: &Plugged) -> Version {
+    let identity = plugged.identity();
+    Version {
+        digest: identity.digest.clone(),
+        version: identity.version.clone(),
     }
 }

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use worker_plugins::{
-    Against, Broken, Engine, Origin, Plugged, ReadOnce, Rule, Stored, Terms, failpoint,
-};
+use worker_plugins::{Broken, Engine, ReadOnce, Rule, Stored, failpoint};
 
-use super::{Asked, Inner, Place, SwapError, Swapper, prepare};
+use super::enter::not_recorded;
+use super::provide::given_up;
+use super::underway::Way;
+use super::{Asked, SwapError, Swapper, Taken, prepare};
 use crate::book::{Entry, Papers, Version};
 use crate::parcel::{Parcel, Sender, State};
-use crate::trial::{JOBS, JOBS_UNSHADOWED, Trial};
 
 /// A candidate, stored.
 pub(crate) struct Candidate {
@@ -27,12 +27,16 @@ pub(crate) enum Tried {
     Lacks(Arc<Engine>),
 }
 
+/// How often a candidate is judged anew because what serves changed by itself meanwhile. It does so once or twice at most.
+const TRIES: usize = 3;
+
 impl Swapper {
     /// Takes bytes in that came another way than by the folder. Whatever the answer, what serves is a whole generation, and
     /// the folder's file does not undo it. What is not the operator's own hand must be signed.
     ///
     /// Every state on the way, and those that follow, are told to [`Swapper::changes`].
-    pub async fn receive(&self, parcel: Parcel) -> Result<Version, SwapError> {
+    pub async fn receive(self: &Arc<Self>, parcel: Parcel) -> Result<Taken, SwapError> {
+        failpoint("received");
         let Parcel {
             name,
             bytes,
@@ -64,56 +68,112 @@ impl Swapper {
     }
 
     /// Takes a file in. Whatever the answer, what serves is a whole generation: the one before, or one with this file.
-    pub(crate) async fn take(&self, read: ReadOnce, from: Sender) -> Result<Version, SwapError> {
-        let (name, version) = (read.name().to_owned(), unread(&read));
-        let engine = match self.take_once(read.clone(), &from).await? {
-            Tried::In(version) => return Ok(version),
+    ///
+    /// Nobody but the operator's own command waits for programs to be downloaded: other files, other pushes and a changed
+    /// `plugins.toml` have their turn meanwhile.
+    pub(crate) async fn take(
+        self: &Arc<Self>,
+        read: ReadOnce,
+        from: Sender,
+    ) -> Result<Taken, SwapError> {
+        let pushed = from.update().is_some();
+        let way = self.underway.begin(read.name(), read.digest(), pushed);
+        let engine = match self.take_once(&read, &from, &way).await? {
+            Tried::In(version) => return Ok(Taken::In(version)),
             Tried::Lacks(engine) => engine,
         };
-        // Nobody waits for the download. What serves may be another afterwards, so the file goes the whole way once more.
-        let broken = match self.provide(&engine, &from, from.update().is_some()).await {
-            Ok(()) => match self.take_once(read, &from).await? {
+        let waits = matches!(from, Sender::Hand | Sender::Address { .. });
+        let stopping = self.stopping.clone();
+        let providing = self.clone().take_with_programs(read, from, way, engine);
+        if waits {
+            return providing.await.map(Taken::In);
+        }
+        // Every outcome is told and shown on the way.
+        tokio::spawn(async move { stopping.run_until_cancelled(providing).await.map(drop) });
+        Ok(Taken::Later)
+    }
+
+    /// Has the programs of a candidate come. What serves may be another afterwards, so the file goes the whole way once more.
+    async fn take_with_programs(
+        self: Arc<Self>,
+        read: ReadOnce,
+        from: Sender,
+        way: Way,
+        engine: Arc<Engine>,
+    ) -> Result<Version, SwapError> {
+        let broken = match self.provide(&engine, &from, &way).await {
+            Ok(()) => match self.take_once(&read, &from, &way).await? {
                 Tried::In(version) => return Ok(version),
                 Tried::Lacks(_) => gone_again(),
             },
             Err(broken) => broken,
         };
-        let refusal = broken.by(&format!("{name}.wasm"));
-        self.refuse(&name, &version, refusal.clone(), &from).await;
+        let refusal = broken.by(&format!("{}.wasm", read.name()));
+        let version = unread(&read);
+        self.refuse(read.name(), &version, refusal.clone(), &from)
+            .await;
+        let _work = self.work.lock().await;
         self.clear_store().await;
         Err(SwapError::Refused(refusal))
     }
 
     /// The whole way, unless programs have to be downloaded first.
-    async fn take_once(&self, read: ReadOnce, from: &Sender) -> Result<Tried, SwapError> {
+    async fn take_once(
+        &self,
+        read: &ReadOnce,
+        from: &Sender,
+        way: &Way,
+    ) -> Result<Tried, SwapError> {
         let _work = self.work.lock().await;
-        let name = read.name().to_owned();
-        let unread = unread(&read);
-        if let Some(answer) = self.known(&read, from).await {
+        let (name, unread) = (read.name(), unread(read));
+        if way.is_given_up() {
+            return Err(self.refuse_at_once(name, &unread, given_up(), from).await);
+        }
+        if let Some(answer) = self.known(read, from).await {
             return answer.map(Tried::In);
         }
         // It wants to serve, and is the newest that does.
         match from.update() {
             // Its signature is not verified yet.
-            Some(_) => self.give_up_pushed(&name, &unread.digest),
-            None => self.give_up(&name, &unread.digest),
+            Some(_) => self.give_up_pushed(name, &unread.digest),
+            None => self.give_up(name, &unread.digest),
         }
         failpoint("read");
-        if !self.is_told(&name, &unread.digest).await {
-            self.ask(&name, &unread, Asked::Checking, from).await;
+        if !self.is_told(name, &unread.digest).await {
+            self.ask(name, &unread, Asked::Checking, from).await;
         }
-        let taken = match self.store(read, from).await {
-            Ok(candidate) => self.try_in(candidate).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = &taken {
-            self.refuse_for(&name, &unread, error, from).await;
-            self.clear_store().await;
+        let taken = self.judge_until_it_stands(read, from, way).await;
+        match &taken {
+            Ok(Tried::In(_)) => {}
+            Ok(Tried::Lacks(_)) => way.supersede(),
+            Err(error) => {
+                self.refuse_for(name, &unread, error, from).await;
+                self.clear_store().await;
+            }
         }
         taken
     }
 
-    /// Removes stored files that no decision needs: whoever drops files into the folder must not fill the disk with them.
+    /// What was found out about a candidate stands as long as that serves which it was found out against.
+    async fn judge_until_it_stands(
+        &self,
+        read: &ReadOnce,
+        from: &Sender,
+        way: &Way,
+    ) -> Result<Tried, SwapError> {
+        for _ in 0..TRIES {
+            let candidate = self.store(read.clone(), from).await?;
+            if let Some(tried) = self.try_in(candidate, way).await? {
+                return Ok(tried);
+            }
+        }
+        Err(SwapError::Refused(
+            outdated().by(&format!("{}.wasm", read.name())),
+        ))
+    }
+
+    /// Removes stored files that no decision needs: whoever drops files into the folder must not fill the disk with them. Only for
+    /// whoever holds `work`: what is in the pipeline is in no book yet.
     async fn clear_store(&self) {
         let (kept, book) = (self.kept.clone(), self.book().await);
         // What cannot be cleared away now is cleared away at the next start.
@@ -179,12 +239,14 @@ impl Swapper {
             return self.is_active(read, from, &entry, active).await;
         }
         let from_folder = *from == Sender::Folder;
-        if entry.seen.as_deref() == Some(digest) && from_folder {
+        let later = entry.later.as_ref();
+        let is_later = later.is_some_and(|later| later.version.digest == digest);
+        if entry.seen.as_deref() == Some(digest) && from_folder && !is_later {
             // It was decided about before: rolled back, removed, or replaced by hand.
             return Some(Ok(version));
         }
         if entry.pinned {
-            self.note_pinned(name, &version).await;
+            self.note_pinned(name, &version, from).await;
             self.ask(name, &version, Asked::Pinned, from).await;
             return Some(Err(SwapError::Pinned(name.to_owned())));
         }
@@ -213,31 +275,37 @@ impl Swapper {
                 return Some(Err(self.refuse_at_once(name, &active, broken, from).await));
             }
         }
-        let mut inner = self.inner.lock().await;
+        let mut held = self.held().await;
         // What another sender's candidate waits for, or broke, is shown on.
         let same = |asking: &super::Asking| asking.from == *from || asking.digest == digest;
-        if inner.asking.get(name).is_some_and(same) {
-            inner.asking.remove(name);
+        if held.asking.get(name).is_some_and(same) {
+            let asked = held.asking.remove(name);
+            // It is what its sender wants now, and what came before it is not.
+            if let Some(before) =
+                asked.filter(|asked| asked.from == *from && asked.digest != digest)
+            {
+                self.underway.withdraw(name, &before.digest);
+            }
         }
+        let state = match held.trials.contains_key(name) {
+            true => State::Probation,
+            false => State::Active,
+        };
         let waits = entry.waiting.as_ref().map(|one| &one.papers.from);
         let withdrawn = *from == Sender::Folder && waits == Some(&Sender::Folder);
         if *from == Sender::Folder && entry.seen.as_deref() != Some(digest) || withdrawn {
-            let mut book = inner.book.clone();
+            let mut book = held.book.clone();
             if let Some(entry) = book.plugins.get_mut(name) {
                 entry.seen = Some(digest.to_owned());
                 if withdrawn {
                     entry.waiting = None;
                 }
             }
-            if self.write(&book).await.is_ok() {
-                inner.book = book;
-            }
+            // Not written down, it is seen once more at the next start.
+            drop(self.record(held, book).await);
+        } else {
+            drop(held);
         }
-        let state = match inner.trials.contains_key(name) {
-            true => State::Probation,
-            false => State::Active,
-        };
-        drop(inner);
         self.tell(name, &active, state, "it serves already", from);
         Some(Ok(active))
     }
@@ -265,7 +333,7 @@ impl Swapper {
         let stored = tokio::task::spawn_blocking(move || Stored::again(&kept, &wanted, &digest));
         let stored = stored
             .await
-            .map_err(|_| Rule::Readable.broken("reading it was interrupted"))??;
+            .map_err(|_| Rule::Readable.unmet("reading it was interrupted"))??;
         let set = self.inner.lock().await.judging().clone();
         let terms = self.terms_of(&papers, from);
         let probed = prepare(&self.options.sandbox, &set, stored, terms).await?;
@@ -274,8 +342,8 @@ impl Swapper {
             // It was the operator's own before, and stays so.
             return Ok(());
         }
-        let mut inner = self.inner.lock().await;
-        let mut next = inner.clone();
+        let held = self.held().await;
+        let mut next = held.clone();
         let Some(entry) = next.book.plugins.get_mut(&name) else {
             return Ok(());
         };
@@ -290,114 +358,8 @@ impl Swapper {
         let plugged = probed.into_plugged();
         tracing::info!(target: "plugins", plugin = name, digest = active.digest, "{}", plugged.identity().signature);
         next.serving.insert(name, plugged);
-        self.commit(&mut inner, next)
-            .await
-            .map_err(|error| Rule::Stored.broken(error.to_string()))
-    }
-
-    /// The terms of a version that serves or served.
-    pub(crate) fn terms_of(&self, papers: &Papers, from: &Sender) -> Terms {
-        terms(&self.options.place, papers, from)
-    }
-
-    /// The terms of a candidate: also what it would replace.
-    async fn terms_of_candidate(&self, name: &str, digest: &str, papers: &Papers) -> Terms {
-        let inner = self.inner.lock().await;
-        let entry = inner.book.plugins.get(name);
-        let active = entry.and_then(|entry| entry.active.as_ref());
-        let mut terms = self.terms_of(papers, &papers.from);
-        terms.candidate = true;
-        // What the operator granted to what serves, a successor that asks for no more need not be granted anew.
-        let before = active
-            .zip(entry)
-            .and_then(|(active, entry)| entry.papers_of(&active.digest).granted);
-        terms.granted.extend(before);
-        if papers.from.is_remote() {
-            let floor = inner.book.floors.get(name).cloned().unwrap_or_default();
-            let asked = inner.serving.get(name).map(|serves| serves.asked().clone());
-            let serves = active.map(|active| active.digest.clone());
-            let pair = (digest.to_owned(), serves.clone().unwrap_or_default());
-            terms.against = Some(Against {
-                asked: papers.granted.is_none().then(|| asked.unwrap_or_default()),
-                highest: highest(floor.highest, active),
-                replaced: floor.replaced.iter().any(|one| one == digest),
-                spent: floor.orders.contains(&pair),
-                serves,
-            });
-        }
-        terms
-    }
-
-    /// Takes a stored candidate through every step that is left.
-    pub(crate) async fn try_in(&self, candidate: Candidate) -> Result<Tried, SwapError> {
-        let Candidate {
-            name,
-            digest,
-            stored,
-            papers,
-        } = candidate;
-        let refused = |broken: Broken| SwapError::Refused(broken.by(&format!("{name}.wasm")));
-        let set = self.inner.lock().await.judging().clone();
-        let terms = self.terms_of_candidate(&name, &digest, &papers).await;
-        let probed = prepare(&self.options.sandbox, &set, stored, terms).await;
-        let probed = match probed {
-            Ok(Some(probed)) => probed,
-            Ok(None) => {
-                let broken = Rule::Granted.broken("it is disabled in plugins.toml");
-                return Err(refused(broken));
-            }
-            Err(broken) => match broken.lacks {
-                Some(lacks) => return Err(self.hold(&name, *lacks, papers).await),
-                None => return Err(refused(broken)),
-            },
-        };
-        let before = self.inner.lock().await.serving.get(&name).cloned();
-        let compared = self
-            .compare(before.as_ref(), probed.plugged())
-            .await
-            .map_err(refused)?;
-        failpoint("shadowed");
-        let plugged = probed.into_plugged();
-        let version = Version {
-            digest,
-            version: plugged.identity().version.clone(),
-        };
-        self.look_for_programs(&plugged).await;
-        let lacks = self.lacks_programs(before.as_ref(), &plugged).await;
-        if let Some(engine) = lacks.map_err(refused)? {
-            return Ok(Tried::Lacks(engine));
-        }
-        let from = papers.from.clone();
-        let mut inner = self.inner.lock().await;
-        // The operator may have pinned it while this was compiled, compared or downloaded for.
-        if inner
-            .book
-            .plugins
-            .get(&name)
-            .is_some_and(|entry| entry.pinned)
-        {
-            return Err(SwapError::Pinned(name));
-        }
-        let mut next = inner.clone();
-        let left = if compared.enough() {
-            JOBS
-        } else {
-            JOBS_UNSHADOWED
-        };
-        let told = format!("{}; {compared}", plugged.identity().signature);
-        let told = match next.goes_down(&name, &version) {
-            Some(before) => format!("goes down from {before}; {told}"),
-            None => told,
-        };
-        next.enter(plugged, &version, left, papers);
-        next.book.note(&name, &version, "probation", &told);
-        self.commit(&mut inner, next).await.map_err(|error| {
-            refused(Rule::Stored.broken(format!("it could not be put into service: {error}")))
-        })?;
-        drop(inner);
-        tracing::info!(target: "plugins", plugin = name, version = version.version, digest = version.digest, generation = self.serving.current().id(), "in service, on probation for {left} jobs; {told}");
-        self.tell(&name, &version, State::Probation, &told, &from);
-        Ok(Tried::In(version))
+        let committed = self.commit(held, next).await;
+        committed.map(drop).map_err(not_recorded)
     }
 }
 
@@ -414,79 +376,9 @@ pub(crate) fn gone_again() -> Broken {
         .broken("its programs were downloaded and are gone again; look for what removes them")
 }
 
-/// Under which terms a version serves.
-pub(crate) fn terms(place: &Place, papers: &Papers, from: &Sender) -> Terms {
-    let origin = match (from, place) {
-        (Sender::Studio { .. } | Sender::Address { .. }, _) => Origin::Remote,
-        (Sender::Folder, Place::Embedded) => Origin::BuiltIn,
-        (Sender::Folder | Sender::Hand, _) => Origin::Operator,
-    };
-    Terms {
-        origin,
-        signature: papers.signature.clone(),
-        granted: papers.granted.iter().cloned().collect(),
-        ..Terms::default()
-    }
-}
-
-/// The higher of what was trusted and what serves.
-fn highest(trusted: Option<String>, active: Option<&Version>) -> Option<String> {
-    let parse = |text: &str| semver::Version::parse(text).ok();
-    let serves = active.and_then(|active| parse(&active.version));
-    let trusted = trusted.as_deref().and_then(parse);
-    let higher = match (trusted, serves) {
-        (Some(a), Some(b)) => Some(if a.cmp_precedence(&b).is_ge() { a } else { b }),
-        (a, b) => a.or(b),
-    };
-    higher.map(|version| version.to_string())
-}
-
-impl Inner {
-    /// The version that serves, where this one is lower.
-    fn goes_down(&self, name: &str, version: &Version) -> Option<String> {
-        let active = self.book.plugins.get(name)?.active.as_ref()?;
-        let before = semver::Version::parse(&active.version).ok()?;
-        let after = semver::Version::parse(&version.version).ok()?;
-        after
-            .cmp_precedence(&before)
-            .is_lt()
-            .then(|| before.to_string())
-    }
-
-    /// Puts a version into service, in place of what serves under its name.
-    fn enter(&mut self, plugged: Plugged, version: &Version, left: u32, mut papers: Papers) {
-        let name = plugged.identity().name.clone();
-        let (asked, given) = (
-            plugged.asked().clone(),
-            self.judging().policy().permissions(&name),
-        );
-        let before = self.serving.insert(name.clone(), plugged);
-        match before {
-            Some(before) => drop(self.older.insert(name.clone(), before)),
-            None => drop(self.older.remove(&name)),
-        }
-        let record = self.records.remove(&name).unwrap_or_default();
-        self.trials.insert(name.clone(), Trial::new(left, record));
-        self.asking.remove(&name);
-        // Granted to what it replaces, beside plugins.toml: it is its own from now on.
-        if papers.granted.is_none() && !asked.beyond(&given).is_nothing() {
-            papers.granted = Some(asked);
-        }
-        let (by_hand, from_afar) = (papers.from != Sender::Folder, papers.from.is_remote());
-        let entry: &mut Entry = self.book.plugins.entry(name.clone()).or_default();
-        entry.previous = entry.active.take();
-        if !by_hand {
-            entry.seen = Some(version.digest.clone());
-        }
-        entry.by_hand = by_hand;
-        entry.active = Some(version.clone());
-        entry.probation = Some(left);
-        entry.waiting = None;
-        entry.papers.insert(version.digest.clone(), papers);
-        entry.tidy();
-        if let Some(previous) = entry.previous.clone() {
-            self.book
-                .replaced(&name, &version.digest, &previous.digest, from_afar);
-        }
-    }
+/// What is said of a candidate that was compared with what serves no more.
+pub(crate) fn outdated() -> Broken {
+    Rule::Overtaken.unmet(
+        "what serves under its name changed while it was compared with it; have it taken in again",
+    )
 }

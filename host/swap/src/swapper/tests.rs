@@ -7,6 +7,7 @@
 )]
 #[path = "../../../plugins/tests/suite/guest.rs"]
 mod guest;
+mod recovery;
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -25,7 +26,8 @@ use guest::{encode_with, engine, finisher, named, router};
 const LIMIT: Duration = Duration::from_secs(90);
 
 struct Rig {
-    dir: TempDir,
+    /// There until it is opened again.
+    dir: Option<TempDir>,
     swapper: Arc<Swapper>,
     watching: Option<CancellationToken>,
 }
@@ -48,6 +50,12 @@ impl Rig {
         for (name, bytes) in files {
             fs::write(folder.join(name), bytes).unwrap();
         }
+        Self::open(dir, &[]).await.unwrap()
+    }
+
+    /// A worker's start on what is there.
+    async fn open(dir: TempDir, embedded: &'static [EmbeddedFile]) -> Result<Self, SwapError> {
+        let folder = dir.path().join("plugins");
         let sandbox = Sandbox::new(SandboxOptions {
             cache_dir: None,
             compiler: None,
@@ -55,19 +63,38 @@ impl Rig {
         });
         let options = Options {
             place: Place::Folder(folder),
-            embedded: &[],
+            embedded,
             state: dir.path().join("state"),
             journals: dir.path().join("journals"),
             sandbox: sandbox.unwrap(),
             programs: None,
             egress: None,
         };
-        let swapper = Swapper::start(options).await.unwrap();
-        Self {
-            dir,
+        let swapper = Swapper::start(options).await?;
+        Ok(Self {
+            dir: Some(dir),
             swapper,
             watching: None,
+        })
+    }
+
+    /// The worker ends well, and something is done to what it leaves; then it starts again with these plugins built in.
+    async fn again(
+        mut self,
+        meanwhile: impl FnOnce(&Path),
+        embedded: &'static [EmbeddedFile],
+    ) -> Self {
+        if let Some(stop) = self.watching.take() {
+            stop.cancel();
         }
+        self.swapper.stop().await;
+        let dir = self.dir.take().unwrap();
+        meanwhile(dir.path());
+        Self::open(dir, embedded).await.unwrap()
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.as_ref().unwrap().path()
     }
 
     /// Looks at the folder from now on, as a worker does.
@@ -78,7 +105,7 @@ impl Rig {
     }
 
     fn folder(&self, name: &str) -> PathBuf {
-        self.dir.path().join("plugins").join(name)
+        self.path().join("plugins").join(name)
     }
 
     /// Puts a file there by renaming.
@@ -90,11 +117,11 @@ impl Rig {
 
     /// Hands a file over by its path, outside of the folder.
     async fn add(&self, name: &str, bytes: &[u8]) -> Result<Version, SwapError> {
-        let path = self.dir.path().join(name);
+        let path = self.path().join(name);
         fs::write(&path, bytes).unwrap();
         let added = self.swapper.add(path.clone()).await;
         fs::remove_file(path).unwrap();
-        added.map(|(_, version)| version)
+        added.map(|(_, taken)| taken_in(taken))
     }
 
     fn now(&self) -> Arc<Generation> {
@@ -107,7 +134,7 @@ impl Rig {
 
     /// What lies in the store.
     fn stored(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.dir.path().join("state/files")).unwrap();
+        let entries = fs::read_dir(self.path().join("state/files")).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name());
         names.map(|name| name.into_string().unwrap()).collect()
     }
@@ -131,6 +158,14 @@ impl Rig {
             self.digest(name).as_deref() == digest
         })
         .await;
+    }
+}
+
+/// What serves now; nothing in these tests has programs.
+fn taken_in(taken: Taken) -> Version {
+    match taken {
+        Taken::In(version) => version,
+        Taken::Later => panic!("it needs no program"),
     }
 }
 
@@ -331,17 +366,18 @@ async fn a_hostile_file_is_refused_and_what_serves_is_the_same_object() {
         assert!(Arc::ptr_eq(&before, &rig.now()), "{what}");
     }
     // What is found out without its bytes.
-    let large = rig.dir.path().join("x.wasm");
+    let large = rig.path().join("x.wasm");
     let file = fs::File::create(&large).unwrap();
     file.set_len((32 << 20) + 1).unwrap();
-    let path = |name: &str| rig.dir.path().join(name);
+    let path = |name: &str| rig.path().join(name);
     let odd = [
         (large, Rule::FileSize),
         (path("X.wasm"), Rule::Name),
         (path("gone.wasm"), Rule::Readable),
     ];
     for (path, rule) in odd {
-        let added = rig.swapper.add(path).await.map(|(_, version)| version);
+        let added = rig.swapper.add(path).await;
+        let added = added.map(|(_, taken)| taken_in(taken));
         assert_eq!(refused(added).rule, rule);
         assert!(Arc::ptr_eq(&before, &rig.now()));
     }
@@ -458,10 +494,10 @@ async fn a_file_replaced_between_hash_and_load_serves_as_it_was_read() {
     let set = PluginSet::folder(rig.folder("").as_path()).unwrap();
     let read = set.read("x.wasm").unwrap().unwrap();
     rig.put("x.wasm", b"something else entirely");
-    let taken = rig.swapper.take(read, Sender::Folder).await.unwrap();
+    let taken = taken_in(rig.swapper.take(read, Sender::Folder).await.unwrap());
     assert_eq!(taken.digest, digest(&second));
     assert_eq!(rig.digest("x"), Some(digest(&second)));
-    let kept = rig.dir.path().join("state/files");
+    let kept = rig.path().join("state/files");
     let stored = fs::read(kept.join(format!("{}.wasm", taken.digest))).unwrap();
     assert_eq!(stored, second);
     // Changed in the store, it is never loaded again.
@@ -478,7 +514,8 @@ async fn a_pin_holds_against_what_is_on_its_way() {
     let read = ReadOnce::from_bytes("x.wasm", second.clone().into()).unwrap();
     let candidate = rig.swapper.store(read, &Sender::Hand).await.unwrap();
     rig.swapper.pin("x", true).await.unwrap();
-    let tried = rig.swapper.try_in(candidate).await;
+    let way = rig.swapper.underway.begin("x", &candidate.digest, false);
+    let tried = rig.swapper.try_in(candidate, &way).await;
     assert!(matches!(tried, Err(SwapError::Pinned(name)) if name == "x"));
     assert_eq!(rig.digest("x"), Some(digest(&first)));
 }
@@ -549,8 +586,8 @@ async fn a_disk_that_refuses_changes_nothing() {
     let rig = Rig::start(&[("x.wasm", &first)]).await;
     let before = rig.now();
     let (book, files) = (
-        rig.dir.path().join("state/plugins.json"),
-        rig.dir.path().join("state/files"),
+        rig.path().join("state/plugins.json"),
+        rig.path().join("state/files"),
     );
     for place in [book, files] {
         let aside = place.with_extension("aside");

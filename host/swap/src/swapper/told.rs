@@ -94,6 +94,9 @@ impl Swapper {
             "quarantined": inner.book.quarantined,
             "refused": refused,
             "trouble": inner.trouble,
+            // While this stays, what serves is the very same object.
+            "published": self.serving.published(),
+            "jobs": jobs(&self.serving.current()),
         })
     }
 
@@ -123,5 +126,11 @@ fn generation(one: &Generation) -> Value {
         .iter()
         .map(|engine| format!("{} {}", engine.identity().name, engine.identity().version))
         .collect();
-    json!({ "generation": one.id(), "engines": engines })
+    json!({ "generation": one.id(), "engines": engines, "jobs": jobs(one) })
+}
+
+/// How a generation's jobs ended.
+fn jobs(one: &Generation) -> Value {
+    let [done, failed, broke] = one.statistics().counts();
+    json!({ "done": done, "failed": failed, "broke": broke })
 }

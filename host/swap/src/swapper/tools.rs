@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use worker_plugins::{Engine, Kept, PluginSet, ReadOnce, Refusal, Rule, Sandbox, Stored, Terms};
 
-use super::take::terms;
+use super::enter::terms;
 use super::{Options, Place, book_path, prepare};
 use crate::book::Book;
 
