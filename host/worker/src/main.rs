@@ -134,6 +134,13 @@ async fn dispatch(command: Command, paths: Paths, settings: Settings) -> Result<
         Command::Plugin(Plugins::Grant { name, digest, json }) => {
             commands::swap::grant(&paths, &name, digest, json).await
         }
+        Command::Plugin(Plugins::Forgive { digest }) => {
+            let wish = Wish {
+                digest: Some(digest),
+                ..Wish::of(String::new())
+            };
+            commands::swap::act(&paths, "forgive", wish).await
+        }
         Command::Plugin(Plugins::Keygen {
             secret,
             public,

@@ -190,6 +190,11 @@ pub(crate) enum Plugins {
         digest: Option<String>,
         json: bool,
     },
+    /// Lift a quarantine.
+    Forgive {
+        /// All of the digest, or its first digits.
+        digest: String,
+    },
     Keygen {
         secret: PathBuf,
         public: PathBuf,

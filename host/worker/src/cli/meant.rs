@@ -245,6 +245,7 @@ fn plugins(typed: TypedPlugin) -> Plugins {
             digest: one.digest,
             json: one.json.json,
         },
+        TypedPlugin::Forgive(one) => Plugins::Forgive { digest: one.digest },
         TypedPlugin::Keygen(pair) => Plugins::Keygen {
             secret: pair.secret_key,
             public: pair.public_key,

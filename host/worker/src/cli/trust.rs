@@ -72,3 +72,17 @@ pub(super) struct TypedGrant {
     #[command(flatten)]
     pub(super) json: Json,
 }
+
+#[derive(Debug, Args)]
+pub(super) struct TypedForgive {
+    /// SHA-256 of the version, or its first 12 digits or more, as `plugin list` shows it
+    #[arg(value_name = "DIGEST", value_parser = digest_start)]
+    pub(super) digest: String,
+}
+
+fn digest_start(text: &str) -> Result<String, &'static str> {
+    let sound = (12..=64).contains(&text.len()) && text.bytes().all(|it| it.is_ascii_hexdigit());
+    sound
+        .then(|| text.to_ascii_lowercase())
+        .ok_or("give 12 to 64 hex digits of the SHA-256 digest")
+}

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use worker_wire::JobId;
 
 use super::pushing::Pushing;
-use super::trust::{TypedGrant, TypedKeygen, TypedSign, TypedVerify};
+use super::trust::{TypedForgive, TypedGrant, TypedKeygen, TypedSign, TypedVerify};
 
 /// Runs generation jobs of a studio on this machine, through sandboxed plugins.
 #[derive(Debug, Parser)]
@@ -357,6 +357,8 @@ pub(super) enum TypedPlugin {
     Unpin(PluginName),
     /// Grant a version that waits what it asks for, and take it into service
     Grant(TypedGrant),
+    /// Lift the quarantine of a version that broke on probation, so that it may be brought again
+    Forgive(TypedForgive),
     /// Make a key pair to sign plugins with, as minisign does
     Keygen(TypedKeygen),
     /// Sign plugin files, as minisign does
