@@ -208,3 +208,38 @@ async fn a_jobs_records_say_which_plugins_served_it() {
         assert!(written.contains(fact), "{fact} is not in the picture");
     }
 }
+
+/// A folder's own files are one thing, what was decided while a worker ran on it another.
+#[tokio::test]
+async fn a_folders_list_says_what_serves_instead_of_its_files() {
+    let first = component("haiku");
+    let second = another(&first, "second");
+    let rig = Rig::start(&[("haiku.wasm", &first)]).await;
+    let folder = rig.folder.path().to_str().unwrap().to_owned();
+    let list = ["plugin", "list", "--plugins", &folder];
+    let listed = rig.home.run(&list).await.ok();
+    assert!(!listed.contains("decided"), "{listed}");
+    let file = rig.home.path("haiku.wasm");
+    fs::write(&file, &second).unwrap();
+    let add = ["plugin", "add", file.to_str().unwrap()];
+    rig.home.run(&add).await.ok();
+    let short = &digest(&second)[..12];
+    let listed = rig.home.run(&list).await.ok();
+    let says = format!("{short} serves instead of its file");
+    assert!(listed.contains(&says), "{listed}");
+    let doctor = ["doctor", "--plugins", &folder];
+    let told = rig.home.run(&doctor).await.stdout;
+    assert!(told.contains(&says), "{told}");
+    rig.home.run(&["plugin", "remove", "haiku"]).await.ok();
+    rig.worker.stop().await;
+    let listed = rig
+        .home
+        .run(&[&list[..], &["--json"]].concat())
+        .await
+        .json();
+    let decided = listed["decided"].as_array().unwrap();
+    assert_eq!(decided.len(), 1, "{listed:#}");
+    assert_eq!(decided[0]["name"], "haiku");
+    assert_eq!(decided[0]["file"], digest(&first).as_str());
+    assert!(decided[0]["digest"].is_null());
+}

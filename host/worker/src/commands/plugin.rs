@@ -1,10 +1,12 @@
 //! `plugin`: what serves, what a file is, whether a file would be taken.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use reqwest::Method;
 use serde_json::{Value, json};
 use worker_config::{DaemonLock, Paths, Settings};
+use worker_plugins::Generation;
 use worker_runner::Programs;
 
 use crate::cli::Failure;
@@ -64,7 +66,61 @@ async fn offline(
     let programs = Programs::only_looked_at(&settings.models_root, &paths.programs);
     programs.discover(&loaded.generation).await;
     let refused: Vec<String> = loaded.refused.iter().map(ToString::to_string).collect();
-    Ok(json!({ "plugins": describe_plugins(&loaded.generation, &programs), "refused": refused }))
+    let (decided, swap) = match assemble::beside(paths, &sandbox, folder).await {
+        Ok(swapper) => {
+            let serves = swapper.serving().current();
+            let decided = decided(&loaded.generation, &serves);
+            (decided, swapper.told().await)
+        }
+        Err(failure) => (Vec::new(), json!({ "trouble": failure.to_string() })),
+    };
+    Ok(json!({
+        "plugins": describe_plugins(&loaded.generation, &programs),
+        "refused": refused,
+        "decided": decided,
+        "swap": swap,
+    }))
+}
+
+/// Where what serves with a folder is not what lies in it: what was pushed, added, rolled back or removed while a worker ran.
+pub(crate) fn decided(files: &Generation, serves: &Generation) -> Vec<Value> {
+    let by_name = |generation: &Generation| -> BTreeMap<String, (String, String)> {
+        let all = worker_swap::identities(generation);
+        all.map(|one| (one.name.clone(), (one.version.clone(), one.digest.clone())))
+            .collect()
+    };
+    let (files, serves) = (by_name(files), by_name(serves));
+    let names: BTreeSet<&String> = files.keys().chain(serves.keys()).collect();
+    let differs = |name: &&String| {
+        let digest = |of: &BTreeMap<String, (String, String)>| {
+            of.get(*name).map(|(_, digest)| digest.clone())
+        };
+        digest(&files) != digest(&serves)
+    };
+    let told = |name: &String| {
+        let file = files.get(name).map(|(_, digest)| digest);
+        let (version, digest) = serves.get(name).cloned().unzip();
+        json!({ "name": name, "file": file, "version": version, "digest": digest })
+    };
+    names.into_iter().filter(differs).map(told).collect()
+}
+
+/// What was decided about one name, for people.
+pub(crate) fn decision(decided: &Value) -> String {
+    let text = |name: &str| decided.get(name).and_then(Value::as_str);
+    let short = |digest: &str| digest.chars().take(12).collect::<String>();
+    let name = text("name").unwrap_or_default();
+    let instead = match text("file") {
+        Some(_) => "instead of its file",
+        None => "without a file",
+    };
+    match text("digest") {
+        Some(digest) => {
+            let version = text("version").unwrap_or_default();
+            format!("{name} {version} {} serves {instead}", short(digest))
+        }
+        None => format!("{name} does not serve, whatever its file is"),
+    }
 }
 
 /// The plugins in a status document, a line each.
@@ -125,6 +181,11 @@ pub(crate) fn listing(status: &Value) -> Vec<String> {
             }));
         }
     }
+    lines.extend(
+        list("decided")
+            .iter()
+            .map(|one| format!("{:<13}{}", "decided", decision(one))),
+    );
     lines.extend(swap_lines(status));
     lines.extend(
         list("refused")

@@ -1,28 +1,24 @@
 //! Plugins and the programs that they need.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use worker_config::{Paths, Settings};
 use worker_plugins::contract::Backend;
-use worker_plugins::{Engine, Loaded};
+use worker_plugins::{Engine, Generation, Loaded};
 use worker_runner::Programs;
 
 use super::Check;
 use crate::assemble;
+use crate::cli::Failure;
+use crate::commands::plugin;
 
 pub(super) async fn checks(
     paths: &Paths,
     settings: &Settings,
     folder: Option<&Path>,
 ) -> Vec<Check> {
-    let loaded = match assemble::sandbox(paths) {
-        Ok(sandbox) => assemble::load(&sandbox, folder).await,
-        Err(failure) => Err(failure),
-    };
-    let Loaded {
-        generation,
-        refused,
-    } = match loaded {
+    let (loaded, serves) = match load(paths, folder).await {
         Ok(loaded) => loaded,
         Err(failure) => {
             return vec![Check::failure(
@@ -32,6 +28,10 @@ pub(super) async fn checks(
             )];
         }
     };
+    let Loaded {
+        generation,
+        refused,
+    } = loaded;
     let mut checks: Vec<Check> = refused
         .iter()
         .map(|refusal| {
@@ -42,6 +42,7 @@ pub(super) async fn checks(
             )
         })
         .collect();
+    checks.extend(decided(&generation, serves));
     let programs = match assemble::programs(paths, settings) {
         Ok(programs) => programs,
         Err(failure) => {
@@ -98,6 +99,29 @@ pub(super) async fn checks(
         )
     }));
     checks
+}
+
+/// The folder's plugins, and what would serve with them or does.
+async fn load(
+    paths: &Paths,
+    folder: Option<&Path>,
+) -> Result<(Loaded, Result<Arc<Generation>, Failure>), Failure> {
+    let sandbox = assemble::sandbox(paths)?;
+    let loaded = assemble::load(&sandbox, folder).await?;
+    let beside = assemble::beside(paths, &sandbox, folder).await;
+    Ok((loaded, beside.map(|one| one.serving().current())))
+}
+
+/// What serves although the folder says otherwise. That is somebody's decision, so it is no failure.
+fn decided(files: &Generation, serves: Result<Arc<Generation>, Failure>) -> Vec<Check> {
+    let next = "`studio-worker plugin history` says why";
+    match serves {
+        Ok(serves) => plugin::decided(files, &serves)
+            .iter()
+            .map(|one| Check::warning("plugins decided", plugin::decision(one), next))
+            .collect(),
+        Err(failure) => vec![Check::failure("plugins decided", failure.to_string(), next)],
+    }
 }
 
 fn program(programs: &Programs, engine: &Engine, backend: &Backend) -> Check {
