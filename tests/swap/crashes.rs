@@ -8,14 +8,17 @@ use worker_tests::{Home, PluginFolder, Worker};
 
 use crate::support::{Rig, another, component, digest, rename_in};
 
-/// Every point that the code names, in order, and whether the new version was recorded by then.
-const POINTS: [(&str, bool); 11] = [
+/// Every point on a file's way that the code names, in order, and whether the new version was recorded by then. Those of a push are in
+/// `push/crashes.rs`.
+const POINTS: [(&str, bool); 13] = [
     ("read", false),
     ("storing", false),
     ("stored", false),
     ("verified", false),
     ("examined", false),
+    ("sealing", false),
     ("compiled", false),
+    ("linked", false),
     ("probed", false),
     ("shadowed", false),
     ("recording", false),
@@ -56,6 +59,7 @@ async fn kill_at(point: &'static str, recorded: bool) {
     if recorded {
         // It crashed during its probation: the version before serves, and this one is not tried by itself again.
         assert_eq!(rig.active("haiku").await, digest(&first), "{point}");
+        assert_eq!(state(&rig).await, ("active".to_owned(), digest(&first)));
         assert!(
             rig.story("haiku").await.contains(&"rolled-back".to_owned()),
             "{point}"
@@ -63,15 +67,47 @@ async fn kill_at(point: &'static str, recorded: bool) {
     } else {
         // Nothing was decided yet, so it is decided now.
         rig.serves("haiku", &digest(&second)).await;
+        assert_eq!(
+            state(&rig).await,
+            ("probation".to_owned(), digest(&second)),
+            "{point}"
+        );
+        let story = rig.story("haiku").await;
+        assert_eq!(story.last().map(String::as_str), Some("probation"));
     }
-    let files = rig.home.path("state/plugins/files");
-    for entry in fs::read_dir(files).unwrap().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let stem = name.strip_suffix(".wasm");
-        let stem = stem.unwrap_or_else(|| panic!("{point}: {name} was left"));
-        assert_eq!(stem, digest(&fs::read(entry.path()).unwrap()), "{point}");
+    is_clean(&rig.home, point);
+}
+
+/// What is told of the plugin.
+async fn state(rig: &Rig) -> (String, String) {
+    let status = rig.api.get("/daemon/status").await;
+    let told = &status["swap"]["states"]["haiku"];
+    let text = |name: &str| told[name].as_str().unwrap().to_owned();
+    (text("state"), text("digest"))
+}
+
+/// Nothing is left of what was being written, and everything is what its name says.
+pub(crate) fn is_clean(home: &Home, point: &str) {
+    let names = |folder: &str| -> Vec<String> {
+        let entries = fs::read_dir(home.path(folder)).unwrap().flatten();
+        entries
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .collect()
+    };
+    for name in names("state/plugins") {
+        let known = ["files", "plugins.json", "updates.json", "incoming"];
+        assert!(known.contains(&name.as_str()), "{point}: {name} was left");
     }
-    let book = fs::read(rig.home.path("state/plugins/plugins.json")).unwrap();
+    for name in names("state/compiled") {
+        let known = name == "seal.key" || name.ends_with(".compiled");
+        assert!(known, "{point}: {name} was left");
+    }
+    assert_eq!(names("state/plugins/incoming"), [""; 0], "{point}");
+    for name in names("state/plugins/files") {
+        let bytes = fs::read(home.path("state/plugins/files").join(&name)).unwrap();
+        assert_eq!(name, format!("{}.wasm", digest(&bytes)), "{point}");
+    }
+    let book = fs::read(home.path("state/plugins/plugins.json")).unwrap();
     serde_json::from_slice::<Value>(&book).unwrap();
 }
 

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 use worker_tests::{Home, PluginFolder, ScriptedStudio, Worker, offers};
 
-use crate::support::{Rig, a_while, active, another, bomb, component, digest, journals, rename_in};
+use crate::support::{
+    Rig, a_while, active, another, bomb, component, digest, journals, published, rename_in, saying,
+};
 
 /// A poem for a studio to ask for.
 fn haiku(number: usize) -> Value {
@@ -23,15 +25,33 @@ async fn a_thousand_swaps_while_jobs_run_lose_and_tear_nothing_and_keep_no_memor
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes a quarter of an hour; `cargo test -p worker-tests --test swap ten_thousand -- --ignored`"]
+#[ignore = "takes a quarter of an hour; `cargo test --workspace --test swap ten_thousand -- --ignored`"]
 async fn ten_thousand_swaps() {
     swaps(10_000).await;
 }
 
+/// What the versions say in every poem.
+const SAYS: [&str; 2] = ["a frog leaps in", "a toad leaps in"];
+
+/// What each job was delivered, by its id: which of the two it is.
+fn products(studio: &ScriptedStudio) -> BTreeMap<String, usize> {
+    let calls = studio.calls("complete").into_iter();
+    calls
+        .map(|call| {
+            let job = call.path.split('/').rev().nth(1).unwrap().to_owned();
+            let body = String::from_utf8_lossy(&call.body).into_owned();
+            let says: Vec<usize> = (0..2).filter(|one| body.contains(SAYS[*one])).collect();
+            assert_eq!(says.len(), 1, "{job}: {body}");
+            (job, says[0])
+        })
+        .collect()
+}
+
 /// Versions that take turns while a studio offers one job after the other.
 async fn swaps(count: usize) {
+    // They make different things, so that a job which one begins and the other ends could be seen.
     let first = component("haiku");
-    let second = another(&first, "second");
+    let second = saying(&first, SAYS[0], SAYS[1]);
     let studio = Arc::new(ScriptedStudio::start().await);
     let home = Home::approved(&studio.base());
     let folder = PluginFolder::first_party().file("haiku.wasm", &first);
@@ -52,11 +72,18 @@ async fn swaps(count: usize) {
         }
     });
     let mut done_by: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let mut seen = BTreeSet::new();
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
     let mut note = || {
         for (job, generation, engine) in journals(&home.path("state/journal")) {
-            done_by.entry(generation).or_default().insert(engine);
-            seen.insert(job);
+            done_by
+                .entry(generation)
+                .or_default()
+                .insert(engine.clone());
+            let before = seen.insert(job.clone(), engine.clone());
+            assert!(
+                before.is_none_or(|before| before == engine),
+                "{job} began twice"
+            );
         }
     };
     let mut resident = Vec::new();
@@ -79,6 +106,15 @@ async fn swaps(count: usize) {
     let done = jobs.await.unwrap();
     note();
     assert!(seen.len() >= done.min(500), "{} of {done}", seen.len());
+    // Each product is of the version that its job began with, and both had their turns.
+    let (products, digests) = (products(&studio), [digest(&first), digest(&second)]);
+    assert_eq!(products.len(), done, "none lost, none twice");
+    for (job, engine) in &seen {
+        let says = products.get(job).map(|one| &digests[*one]);
+        assert_eq!(says, Some(engine), "{job}");
+    }
+    let kinds: BTreeSet<usize> = products.values().copied().collect();
+    assert_eq!(kinds.len(), 2);
     // Two contents, so two names of generations, however often they took turns; and none holds both.
     assert!(done_by.len() <= 2, "{done_by:?}");
     for (generation, engines) in &done_by {
@@ -102,10 +138,15 @@ async fn swaps(count: usize) {
             &second
         })
     );
-    let quarter = |number: usize| {
-        let part = &resident[count * number / 4..count * (number + 1) / 4];
-        part.iter().sum::<u64>() / part.len() as u64
+    // What it holds is read at moments of all kinds, in the middle of compiling too: the middle one of many says what stays.
+    let median = |part: &[u64]| {
+        let mut part = part.to_vec();
+        part.sort_unstable();
+        part[part.len() / 2]
     };
+    let quarter = |number: usize| median(&resident[count * number / 4..count * (number + 1) / 4]);
+    let steps: Vec<u64> = resident.chunks(count / 20).map(median).collect();
+    println!("resident KiB, by twentieths: {steps:?}");
     let (second, last) = (quarter(1), quarter(3));
     println!(
         "{count} swaps, {done} jobs; resident {second} KiB in the second quarter, {last} KiB in the last"
@@ -128,14 +169,15 @@ async fn a_file_written_in_place_serves_once_it_is_whole_and_never_before() {
     let first = component("haiku");
     let second = another(&first, "second");
     let rig = Rig::start(&[("haiku.wasm", &first)]).await;
-    let before = rig.generation().await;
+    let before = (rig.generation().await, rig.published().await);
     let mut file = fs::File::create(rig.folder.path().join("haiku.wasm")).unwrap();
     file.write_all(&second[..second.len() / 2]).unwrap();
     file.flush().unwrap();
     // Half of it lies there long enough to be looked at, and refused.
     rig.candidate("haiku", "refused").await;
     assert_eq!(rig.active("haiku").await, digest(&first));
-    assert_eq!(rig.generation().await, before);
+    let now = (rig.generation().await, rig.published().await);
+    assert_eq!(now, before, "the very same object");
     rig.haiku().await;
     file.write_all(&second[second.len() / 2..]).unwrap();
     drop(file);
@@ -258,6 +300,7 @@ async fn a_changed_policy_is_applied_and_a_broken_one_is_not() {
     let rig = Rig::start(&[("haiku.wasm", &component("haiku"))]).await;
     let path = rig.folder.path().join("plugins.toml");
     let whole = fs::read_to_string(&path).unwrap();
+    let before = rig.published().await;
     fs::write(&path, "engines = [").unwrap();
     rig.worker
         .status("a word on the policy", |status| {
@@ -265,6 +308,17 @@ async fn a_changed_policy_is_applied_and_a_broken_one_is_not() {
         })
         .await;
     rig.haiku().await;
+    // Nor one that can be read and leaves nobody to route.
+    let nobody = whole.replace("router = \"router\"", "router = \"nobody\"");
+    fs::write(&path, nobody).unwrap();
+    rig.worker
+        .status("a word on the router", |status| {
+            let trouble = status["swap"]["trouble"].as_str();
+            trouble.is_some_and(|why| why.contains("nobody"))
+        })
+        .await;
+    rig.haiku().await;
+    assert_eq!(rig.published().await, before, "the very same object");
     fs::write(
         &path,
         format!("{whole}\n[plugins.haiku]\nenabled = false\n"),
@@ -288,6 +342,7 @@ async fn a_compile_bomb_ends_in_the_child_and_no_heartbeat_is_missed_and_no_offe
         .env("STUDIO_WORKER_COMPILE_SECONDS", "8");
     let worker = Worker::start(command, &home.path("local-api.json"));
     let mut peer = studio.welcomed().await;
+    let before = published(&worker.api().await.get("/daemon/status").await);
     rename_in(folder.path(), "haiku.wasm", &bomb(&first));
     worker
         .status("compiling", |status| {
@@ -328,4 +383,5 @@ async fn a_compile_bomb_ends_in_the_child_and_no_heartbeat_is_missed_and_no_offe
         digest(&first),
         "what runs is what ran"
     );
+    assert_eq!(published(&status), before, "the very same object");
 }

@@ -1,6 +1,9 @@
 //! What is watched after it was taken in.
 
+use std::fs;
+
 use serde_json::json;
+use worker_tests::{Answer, Host, offers};
 
 use crate::support::{Rig, another, component, digest, nameless};
 
@@ -68,6 +71,91 @@ async fn failing_where_it_did_not_before_is_rolled_back() {
     rig.serves("hostile", &digest(&good)).await;
     rig.hostile("third", "spoil:fail").await;
     rig.api.result("third").await;
+    // What its jobs failed by may have been theirs.
+    let status = rig.api.get("/daemon/status").await;
+    assert_eq!(status["swap"]["quarantined"], json!([]));
+}
+
+/// Two jobs that the spoiled version fails.
+async fn fails(rig: &Rig, round: &str) {
+    for number in 1..=2 {
+        let job = format!("{round}-{number}");
+        rig.hostile(&job, "spoil:fail").await;
+        rig.api.over(&job).await;
+    }
+    // Without them nothing speaks against it beforehand.
+    for entry in fs::read_dir(rig.home.path("state/journal")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::remove_file(path).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn failing_a_second_time_quarantines_and_the_operator_may_forgive() {
+    let (rig, good, bad) = spoiled().await;
+    let file = rig.home.path("hostile.wasm");
+    fs::write(&file, &bad).unwrap();
+    let add = ["plugin", "add", file.to_str().unwrap()];
+    fails(&rig, "first").await;
+    rig.serves("hostile", &digest(&good)).await;
+    rig.home.run(&add).await.ok();
+    fails(&rig, "second").await;
+    rig.serves("hostile", &digest(&good)).await;
+    let error = rig.home.run(&add).await.error();
+    assert!(error.contains("quarantined"), "{error}");
+    let unknown = ["plugin", "forgive", "000000000000"];
+    let error = rig.home.run(&unknown).await.error();
+    assert!(error.contains("no quarantined version"), "{error}");
+    assert_ne!(rig.home.run(&["plugin", "forgive", "00"]).await.code(), 0);
+    let listed = rig.home.run(&["plugin", "list"]).await.ok();
+    assert!(listed.contains(&digest(&bad)[..12]), "{listed}");
+    let forgive = ["plugin", "forgive", &digest(&bad)[..12]];
+    let told = rig.home.run(&forgive).await.ok();
+    assert!(told.contains("no longer quarantined"), "{told}");
+    rig.home.run(&add).await.ok();
+    assert_eq!(rig.active("hostile").await, digest(&bad));
+    let story = rig.story("hostile").await;
+    let states: Vec<&str> = story.iter().map(String::as_str).collect();
+    let twice = ["probation", "rolled-back"];
+    let end = ["quarantined", "refused", "forgiven", "probation"];
+    assert_eq!(states, [&["active"][..], &twice, &twice, &end].concat());
+}
+
+/// A dead URL, a host with a problem of its own: jobs fail by them, and no version is to blame.
+#[tokio::test]
+async fn what_a_host_does_not_give_is_held_against_no_version() {
+    let host = Host::start(|target| match target.contains("gone") {
+        true => Answer::new("404 Not Found", &[], ""),
+        false => Answer::new("503 Service Unavailable", &[], ""),
+    })
+    .await;
+    let first = component("scripted");
+    let second = another(&first, "second");
+    let rig = Rig::start(&[("scripted.wasm", &first)]).await;
+    rig.put("scripted.wasm", &second);
+    rig.serves("scripted", &digest(&second)).await;
+    let fails = async |job: &str, script: serde_json::Value| {
+        let finish = json!({"failure": "it cannot be done"});
+        let task = json!({"kind": "scripted", "script": script, "finish": finish});
+        let claim = offers::claim(job, "scripted", task, offers::source("scripted"));
+        rig.api.offer(&claim).await;
+        rig.api.over(job).await;
+    };
+    for (number, path) in ["/gone", "/busy", "/gone", "/busy"].iter().enumerate() {
+        let script = json!([{"fetch": [{"url": host.url(path)}]}]);
+        fails(&format!("host-{number}"), script).await;
+    }
+    let status = rig.api.get("/daemon/status").await;
+    let state = &status["swap"]["states"]["scripted"];
+    assert_eq!(state["digest"], digest(&second).as_str());
+    assert_eq!(state["jobsLeft"], 20, "they say nothing for it either");
+    // Its own word that it cannot is another matter.
+    for job in ["own-1", "own-2"] {
+        fails(job, json!([{"wait": 1}])).await;
+    }
+    rig.serves("scripted", &digest(&first)).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use worker_tests::component::{number, section, with_section, without_section};
 use worker_tests::{Api, Home, PluginFolder, Worker, offers};
 
-pub(crate) use worker_tests::versions::{another, component, digest, rename_in};
+pub(crate) use worker_tests::versions::{another, component, digest, rename_in, saying};
 
 /// The same plugin without the section that says its name, so that its file may have any.
 pub(crate) fn nameless(bytes: &[u8]) -> Vec<u8> {
@@ -118,6 +118,11 @@ impl Rig {
         status["generation"].as_str().unwrap().to_owned()
     }
 
+    /// How many generations were published: while it stays, what serves is the very same object.
+    pub(crate) async fn published(&self) -> u64 {
+        published(&self.api.get("/daemon/status").await)
+    }
+
     /// Queues a job of the hostile engine.
     pub(crate) async fn hostile(&self, job: &str, words: &str) -> String {
         let task = json!({"kind": "hostile", "prompt": words});
@@ -187,6 +192,11 @@ pub(crate) fn active(status: &Value, name: &str) -> String {
     found.map_or_else(String::new, |plugin| {
         plugin["digest"].as_str().unwrap().to_owned()
     })
+}
+
+/// How many generations a status says to have been published.
+pub(crate) fn published(status: &Value) -> u64 {
+    status["swap"]["published"].as_u64().unwrap()
 }
 
 fn candidate(status: &Value, name: &str) -> Value {

@@ -8,7 +8,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::broadcast::Receiver;
 use tokio_util::sync::CancellationToken;
-use worker_plugins::{Rule, Sandbox, SandboxOptions, Signature};
+use worker_plugins::{EmbeddedFile, Rule, Sandbox, SandboxOptions, Signature};
 use worker_runner::{JobEnd, JobReport};
 use worker_swap::{Options, Parcel, Place, Sender, State, StateChange, SwapError, Swapper};
 use worker_tests::PluginFolder;
@@ -50,10 +50,16 @@ struct Store {
     swapper: Arc<Swapper>,
     changes: Receiver<StateChange>,
     stop: CancellationToken,
+    /// What it brings along.
+    embedded: &'static [EmbeddedFile],
 }
 
 impl Store {
     async fn start(policy: &str) -> Self {
+        Self::start_with(policy, &[]).await
+    }
+
+    async fn start_with(policy: &str, embedded: &'static [EmbeddedFile]) -> Self {
         let read = |name: &str| fs::read(worker_tests::built::root().join(name)).unwrap();
         let folder = PluginFolder::empty()
             .file("router.wasm", read("plugins/router.wasm"))
@@ -64,14 +70,19 @@ impl Store {
             cache_dir: Some(state.path().join("cache")),
             ..SandboxOptions::default()
         });
-        Self::open(folder, state, sandbox.unwrap()).await
+        Self::open(folder, state, sandbox.unwrap(), embedded).await
     }
 
-    async fn open(folder: PluginFolder, state: TempDir, sandbox: Arc<Sandbox>) -> Self {
+    async fn open(
+        folder: PluginFolder,
+        state: TempDir,
+        sandbox: Arc<Sandbox>,
+        embedded: &'static [EmbeddedFile],
+    ) -> Self {
         fs::create_dir_all(state.path().join("journal")).unwrap();
         let swapper = Swapper::start(Options {
             place: Place::Folder(folder.path().to_owned()),
-            embedded: &[],
+            embedded,
             state: state.path().to_owned(),
             journals: state.path().join("journal"),
             sandbox: sandbox.clone(),
@@ -89,6 +100,7 @@ impl Store {
             changes: swapper.changes(),
             swapper,
             stop,
+            embedded,
         }
     }
 
@@ -96,7 +108,7 @@ impl Store {
     async fn restarted(self) -> Self {
         self.stop.cancel();
         self.swapper.stop().await;
-        Self::open(self.folder, self.state, self.sandbox).await
+        Self::open(self.folder, self.state, self.sandbox, self.embedded).await
     }
 
     fn policy(&self, text: &str) {
@@ -587,6 +599,45 @@ async fn a_revoked_key_that_signed_every_router_lets_nothing_more_in() {
     })
     .await;
     assert_eq!(router_now(), "70.2.0");
+}
+
+/// Nor can whoever holds the key make that impossible where the worker brings a router along.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_that_signed_every_router_leaves_the_built_in_one() {
+    let old = Signer::stranger();
+    let own = fs::read(worker_tests::built::root().join("plugins/router.wasm")).unwrap();
+    let built_in: &'static [u8] = Box::leak(at_version(&own, "60.0.0").into_boxed_slice());
+    let embedded = Box::leak(Box::new([EmbeddedFile {
+        name: "router.wasm",
+        bytes: built_in,
+    }]));
+    let store = Store::start_with(&format!("keys = [\"{}\"]", old.line()), embedded).await;
+    for version in ["70.0.0", "70.1.0"] {
+        let bytes = at_version(&own, version);
+        let parcel = Parcel {
+            name: "router".to_owned(),
+            ..from_studio(&bytes, Some(old.sign(&bytes)))
+        };
+        store.swapper.receive(parcel).await.unwrap();
+    }
+    let router = |store: &Store| {
+        let generation = store.swapper.serving().current();
+        generation.router().identity().version.clone()
+    };
+    assert_eq!(router(&store), "70.1.0");
+    store.policy("");
+    until("the built-in router", async || router(&store) == "60.0.0").await;
+    store.works().await;
+    let told = store.swapper.told().await;
+    assert!(told["trouble"].is_null(), "{told}");
+    // It is in no folder, and is missed in none.
+    let published = store.swapper.serving().published();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(store.swapper.serving().published(), published);
+    let store = store.restarted().await;
+    assert_eq!(router(&store), "60.0.0");
+    let told = store.swapper.told().await;
+    assert_eq!(told["refused"], json!([]), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
