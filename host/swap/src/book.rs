@@ -55,6 +55,16 @@ pub struct Papers {
     pub granted: Option<Asked>,
 }
 
+impl Papers {
+    /// Those of what the worker brings along.
+    pub(crate) fn built_in() -> Self {
+        Self {
+            from: Sender::BuiltIn,
+            ..Self::default()
+        }
+    }
+}
+
 /// A version that asks for more than it may have, until the operator grants it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiting {

@@ -16,7 +16,7 @@ struct Anew {
     /// By digest; none where it is disabled.
     versions: BTreeMap<String, Result<Option<Plugged>, Refusal>>,
     /// The built-in version, where neither of the others is allowed.
-    built_in: Option<(Plugged, Papers)>,
+    built_in: Option<Plugged>,
 }
 
 /// A version that nobody whom the operator trusts stands for any more.
@@ -103,7 +103,7 @@ impl Swapper {
         prepare(&self.options.sandbox, set, stored, terms).await
     }
 
-    async fn built_in_under(&self, set: &Arc<PluginSet>, name: &str) -> Option<(Plugged, Papers)> {
+    async fn built_in_under(&self, set: &Arc<PluginSet>, name: &str) -> Option<Plugged> {
         let (files, kept) = (self.options.embedded, self.kept.clone());
         let file = format!("{name}.wasm");
         let stored = tokio::task::spawn_blocking(move || {
@@ -111,14 +111,10 @@ impl Swapper {
             read.store(&kept).ok()
         });
         let stored = stored.await.ok()??;
-        let papers = Papers {
-            from: Sender::BuiltIn,
-            ..Papers::default()
-        };
+        let papers = Papers::built_in();
         let terms = self.terms_of(&papers, &papers.from);
         let probed = prepare(&self.options.sandbox, set, stored, terms).await;
-        let plugged = probed.ok().flatten()?.into_plugged();
-        Some((plugged, papers))
+        Some(probed.ok().flatten()?.into_plugged())
     }
 }
 
@@ -160,12 +156,7 @@ impl Inner {
 
     /// What serves is signed by nobody whom the operator still trusts: the version before serves, where that one may, else the
     /// built-in one.
-    fn distrust(
-        &mut self,
-        name: &str,
-        why: &str,
-        built_in: Option<(Plugged, Papers)>,
-    ) -> Option<Distrusted> {
+    fn distrust(&mut self, name: &str, why: &str, built_in: Option<Plugged>) -> Option<Distrusted> {
         self.trials.remove(name);
         let older = self.older.remove(name);
         let entry = self.book.plugins.get_mut(name)?;
@@ -176,8 +167,9 @@ impl Inner {
         let before = entry.previous.take();
         let instead = match (before, older, built_in) {
             (Some(before), Some(older), _) => Some((before, older)),
-            (_, _, Some((plugged, papers))) => {
+            (_, _, Some(plugged)) => {
                 let version = version_of(&plugged);
+                let papers = Papers::built_in();
                 entry.papers.insert(version.digest.clone(), papers);
                 Some((version, plugged))
             }

@@ -8,7 +8,6 @@ use worker_plugins::{Broken, Kept, Lacks, Plugged, PluginSet, Refusal, Rule, San
 use super::enter::terms;
 use super::{Inner, Place, SwapError, prepare};
 use crate::book::{Book, Entry, Papers, Version};
-use crate::parcel::Sender;
 
 /// Where one version may be had.
 #[derive(Clone)]
@@ -82,7 +81,7 @@ pub(super) const MAX_PLUGINS: usize = 128;
 pub(super) enum Before {
     Itself(Plugged),
     /// It cannot be loaded; the built-in one of its name can.
-    BuiltIn(Plugged, Papers, Refusal),
+    BuiltIn(Plugged, Refusal),
     /// It cannot be loaded.
     Gone(Refusal),
 }
@@ -101,8 +100,8 @@ pub(super) async fn previous_of(shop: &Arc<Shop>, inner: &Inner) -> Vec<(String,
                 let refusal = broken.by(&format!("{name}.wasm"));
                 let serves = entry.active.as_ref().map(|active| &active.digest);
                 match shop.plug(name, &Choice::BuiltIn).await {
-                    Ok(Some((plugged, papers))) if serves != Some(&plugged.identity().digest) => {
-                        Before::BuiltIn(plugged, papers, refusal)
+                    Ok(Some((plugged, _))) if serves != Some(&plugged.identity().digest) => {
+                        Before::BuiltIn(plugged, refusal)
                     }
                     _ => Before::Gone(refusal),
                 }
@@ -188,11 +187,7 @@ impl Shop {
                         true => read.store(&kept)?,
                         false => read.unstored(),
                     };
-                    let papers = Papers {
-                        from: Sender::BuiltIn,
-                        ..Papers::default()
-                    };
-                    Ok(Some((stored, papers)))
+                    Ok(Some((stored, Papers::built_in())))
                 }
                 Choice::File => {
                     let Some(read) = set.read(&file)? else {

@@ -327,9 +327,10 @@ impl Inner {
         let entry = self.book.plugins.entry(name.to_owned()).or_default();
         match before {
             Before::Itself(plugged) => drop(self.older.insert(name.to_owned(), plugged)),
-            Before::BuiltIn(plugged, papers, refusal) => {
+            Before::BuiltIn(plugged, refusal) => {
                 told(refusal, "the built-in version is what can be gone back to");
                 let version = version_of(&plugged);
+                let papers = Papers::built_in();
                 entry.papers.insert(version.digest.clone(), papers);
                 entry.previous = Some(version);
                 entry.tidy();
