@@ -260,8 +260,12 @@ async fn the_newest_update_of_a_plugin_wins() {
         .on("plugin", Reply::After(permits.clone(), one.clone()));
     peer.send(update("u-1", &one, &rig.route())).await;
     rig.studio.called("plugin", 1).await;
+    // Its turn may come before the next one is read.
+    let elsewhere = worker_tests::ScriptedStudio::start().await;
+    elsewhere.on("plugin", Reply::After(permits.clone(), two.clone()));
+    let url = format!("{}{}", elsewhere.base(), rig.route());
     rig.studio.on("plugin", Reply::Bytes(three.clone()));
-    peer.send(update("u-2", &two, &rig.route())).await;
+    peer.send(update("u-2", &two, &url)).await;
     peer.send(update("u-3", &three, &rig.route())).await;
     told(&mut peer, "u-3", "probation").await;
     assert_eq!(rig.serves().await, digest(&three));
