@@ -53,11 +53,9 @@ mod tests {
 
     use super::*;
 
-    fn place_of_work(quick: bool) -> impl Future<Output = thread::ThreadId> {
-        async move {
-            let work = || Ok(thread::current().id());
-            file_work(quick, work).await.unwrap()
-        }
+    async fn place_of_work(quick: bool) -> thread::ThreadId {
+        let work = || Ok(thread::current().id());
+        file_work(quick, work).await.unwrap()
     }
 
     #[tokio::test]

@@ -25,6 +25,8 @@ const GREENS: usize = CACHE_AT + (1 << CACHE_BITS);
 const LONGEST_COPY: usize = 4096;
 /// A copy costs about as much as this many pixels.
 const SHORTEST_COPY: usize = 3;
+/// Pixels between two looks at the sandbox's clock and fuel, which every turn of a loop takes. More makes longer code for nothing.
+const UNROLLED: usize = 4;
 /// Rows that are counted. More take time, fewer make codes that fit the image less.
 const SAMPLED_ROWS: usize = 32;
 /// In which order the lengths of the code for code lengths stand.
@@ -88,19 +90,38 @@ trait Symbols {
 /// Turns a row into symbols.
 #[inline]
 fn walk(pixels: &[u16], cache: &mut Cache<'_>, symbols: &mut impl Symbols) {
-    let (mut last, mut times) = (None, 0);
-    for &colour in pixels {
-        if last == Some(colour) {
-            times += 1;
-            continue;
+    let mut run = Run::default();
+    let mut several = pixels.chunks_exact(UNROLLED);
+    for pixels in several.by_ref() {
+        for &colour in pixels {
+            run.go_on(colour, cache, symbols);
         }
-        if let Some(last) = last
-            && times > 0
-        {
-            repeat(last, times, symbols);
-            times = 0;
+    }
+    for &colour in several.remainder() {
+        run.go_on(colour, cache, symbols);
+    }
+    run.end(symbols);
+}
+
+/// Pixels of one colour, one after another.
+#[derive(Default)]
+struct Run {
+    colour: Option<u16>,
+    /// How often again.
+    times: usize,
+}
+
+impl Run {
+    #[inline]
+    fn go_on(&mut self, colour: u16, cache: &mut Cache<'_>, symbols: &mut impl Symbols) {
+        if self.colour == Some(colour) {
+            self.times += 1;
+            return;
         }
-        last = Some(colour);
+        if self.times > 0 {
+            self.end(symbols);
+        }
+        self.colour = Some(colour);
         if cache.holds(colour) {
             symbols.call(colour);
         } else {
@@ -108,8 +129,13 @@ fn walk(pixels: &[u16], cache: &mut Cache<'_>, symbols: &mut impl Symbols) {
             cache.insert(colour);
         }
     }
-    if let Some(last) = last {
-        repeat(last, times, symbols);
+
+    #[inline]
+    fn end(&mut self, symbols: &mut impl Symbols) {
+        if let Some(colour) = self.colour {
+            repeat(colour, self.times, symbols);
+        }
+        self.times = 0;
     }
 }
 
@@ -206,8 +232,8 @@ impl Symbols for Counts<'_> {
 struct Image<'a, 'b> {
     writer: &'a mut BitWriter<'b>,
     greens: &'a Code,
-    /// Each colour, spelled out.
-    literals: Vec<Bits>,
+    /// Each colour, spelled out: green and red, then blue.
+    literals: Vec<(Bits, Bits)>,
     /// Each colour, called by its slot.
     calls: Vec<Bits>,
 }
@@ -222,7 +248,7 @@ impl<'a, 'b> Image<'a, 'b> {
         let spelled = |[red, green, blue]: &Rgb| {
             let green = codes.greens.of_symbol((*green).into());
             let red = codes.reds.of_symbol((*red).into());
-            green.then(red).then(codes.blues.of_symbol((*blue).into()))
+            (green.then(red), codes.blues.of_symbol((*blue).into()))
         };
         let called = |slot: &u16| codes.greens.of_symbol(CACHE_AT + usize::from(*slot));
         Self {
@@ -238,7 +264,9 @@ impl Symbols for Image<'_, '_> {
     #[cold]
     fn literal(&mut self, colour: u16) {
         let bits = self.literals.get(usize::from(colour)).copied();
-        self.writer.write(bits.unwrap_or_default());
+        let (green_and_red, blue) = bits.unwrap_or_default();
+        self.writer.write(green_and_red);
+        self.writer.write(blue);
     }
 
     #[inline]

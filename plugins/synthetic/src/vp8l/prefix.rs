@@ -289,8 +289,9 @@ pub(super) struct BitWriter<'a> {
     bytes: &'a mut Vec<u8>,
     /// Where the next word goes.
     at: usize,
-    /// Fewer than 8 bits.
-    pending: Bits,
+    /// Fewer than 32 bits.
+    pending: u64,
+    count: u32,
 }
 
 impl<'a> BitWriter<'a> {
@@ -300,25 +301,19 @@ impl<'a> BitWriter<'a> {
         Self {
             bytes,
             at,
-            pending: Bits::default(),
+            pending: 0,
+            count: 0,
         }
     }
 
-    /// At most 56 bits; those above their count must be zero.
+    /// At most 32 bits; those above their count must be zero.
     #[inline]
     pub(super) fn write(&mut self, bits: Bits) {
-        let Bits { bits, count } = self.pending.then(bits);
-        let word = self.at..self.at + size_of::<u64>();
-        match self.bytes.get_mut(word) {
-            Some(word) => word.copy_from_slice(&bits.to_le_bytes()),
-            None => self.grow(bits),
+        self.pending |= bits.bits << self.count;
+        self.count += u32::from(bits.count);
+        if self.count >= u32::BITS {
+            self.put_down();
         }
-        self.at += usize::from(count / 8);
-        let whole = count / 8 * 8;
-        self.pending = Bits {
-            bits: bits >> whole,
-            count: count - whole,
-        };
     }
 
     /// At most 32 bits, likewise.
@@ -326,15 +321,31 @@ impl<'a> BitWriter<'a> {
         self.write(Bits::lowest(bits, count.into()));
     }
 
+    /// Puts a whole word down: several symbols, so that most are written without looking at the buffer.
+    #[inline]
+    fn put_down(&mut self) {
+        let word = self.pending.to_le_bytes();
+        let end = self.at + size_of::<u64>();
+        match self.bytes.get_mut(self.at..end) {
+            Some(place) => place.copy_from_slice(&word),
+            None => self.grow(word),
+        }
+        self.at += size_of::<u32>();
+        self.pending >>= u32::BITS;
+        self.count -= u32::BITS;
+    }
+
     #[cold]
-    fn grow(&mut self, word: u64) {
+    fn grow(&mut self, word: [u8; size_of::<u64>()]) {
         self.bytes.truncate(self.at);
-        self.bytes.extend_from_slice(&word.to_le_bytes());
+        self.bytes.extend_from_slice(&word);
         self.bytes.resize(2 * self.at + LEAST_ROOM, 0);
     }
 
     pub(super) fn finish(self) {
-        let last = usize::from(self.pending.count > 0);
-        self.bytes.truncate(self.at + last);
+        self.bytes.truncate(self.at);
+        let left = usize::try_from(self.count.div_ceil(8)).unwrap_or_default();
+        let pending = self.pending.to_le_bytes();
+        self.bytes.extend(pending.iter().take(left));
     }
 }
