@@ -21,7 +21,7 @@ impl ModelCache {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let name = format!("{key}.{}.{random}", now.unwrap_or_default().as_secs());
         let to = self.quarantined_to().join(name);
-        tracing::warn!(target: "models", from = %path.display(), to = %to.display(), "a model file was changed; it is set aside for two weeks and will be fetched again");
+        tracing::warn!(target: "models", from = %path.display(), to = %to.display(), "a model file was changed; it is set aside and will be fetched again");
         fs::rename(path, &to).map_err(io_at(path))
     }
 
