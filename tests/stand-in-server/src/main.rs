@@ -5,6 +5,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::zombie_processes,
     reason = "a stand-in may break; the tests are about who looks after it"
 )]
 
