@@ -115,6 +115,26 @@ async fn a_broken_plugin_is_named_with_its_rule() {
 }
 
 #[tokio::test]
+async fn models_that_were_set_aside_are_told_with_their_size() {
+    let home = Home::new();
+    let (_, told) = doctor(&home, &first_party(), &[]).await;
+    assert!(!told.to_string().contains("models.set-aside"), "{told}");
+    let folder = home.path("models/.studio-worker/quarantine");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("sha256-00.00"), vec![7; 4096]).unwrap();
+    let (_, told) = doctor(&home, &first_party(), &[]).await;
+    let aside = check(&told, "models.set-aside");
+    assert_eq!(aside["level"], "warning", "{aside}");
+    assert!(
+        aside["found"]
+            .as_str()
+            .unwrap()
+            .contains("aside: 1, of 0.0 GiB"),
+        "{aside}"
+    );
+}
+
+#[tokio::test]
 async fn programs_that_are_missing_misnamed_or_to_come() {
     let home = Home::new();
     let (_, told) = doctor(&home, &first_party(), &[]).await;

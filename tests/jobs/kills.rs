@@ -34,6 +34,14 @@ fn went_on(server: &RangeServer, whole: u64, had: u64) {
     assert!(sent <= left + (4 << 20), "{sent} came, {left} were missing");
 }
 
+/// Bytes of unfinished downloads that have a place on the disk: pieces are written where they belong, with holes between.
+fn on_disk(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = entries.filter(|it| it.path().extension().is_none());
+    files.map(|it| it.metadata().unwrap().blocks() * 512).sum()
+}
+
 async fn verified(home: &Home) {
     let told = home.run(&["models", "verify", "--json"]).await.json();
     let models = told.as_array().unwrap();
@@ -61,16 +69,7 @@ async fn a_download_goes_on_where_it_was() {
     model["sha256"] = json!(digest);
     let claim = |job: &str| offers::sd_image(job, vec![model.clone()], &json!({}));
     api.offer(&claim("job-1")).await;
-    let had = |home: &Home| {
-        let dir = fs::read_dir(home.path("models/.studio-worker/partial")).unwrap();
-        let files = dir.flatten().filter(|it| it.path().extension().is_none());
-        files
-            .map(|it| {
-                use std::os::unix::fs::MetadataExt;
-                it.metadata().unwrap().blocks() * 512
-            })
-            .sum::<u64>()
-    };
+    let had = |home: &Home| on_disk(&home.path("models/.studio-worker/partial"));
     until("a part on the disk", || {
         (server.sent() >= 12 << 20 && had(&home) >= 8 << 20).then_some(())
     })
@@ -109,20 +108,18 @@ async fn so_does_that_of_an_archive() {
     until("half of it", || (server.sent() >= whole / 2).then_some(())).await;
     // What was sent may still be on its way to the disk.
     let partial = home.path("state/programs/partial");
-    let had = || {
-        let entries = fs::read_dir(&partial).into_iter().flatten().flatten();
-        let files = entries.filter(|it| it.path().extension().is_none());
-        files.map(|it| it.metadata().unwrap().len()).sum::<u64>()
-    };
+    let had = || on_disk(&partial);
     until("a part on the disk", || (had() > whole / 4).then_some(())).await;
     tokio::time::sleep(NOTED).await;
     worker.kill().await;
+    let kept = had();
+    assert!(kept > whole / 4 && kept < whole, "{kept}");
     server.open();
     let worker = home.start_with(&plugins, &env);
     let api = worker.connected().await;
     let id = api.offer(&claim("job-2")).await;
     media::still(&api.result(&id).await);
-    went_on(&server, whole, whole / 4);
+    went_on(&server, whole, kept);
     worker.stop().await;
     assert_eq!(had(), 0, "nothing is left of the download");
 }

@@ -1,5 +1,6 @@
 //! Pictures and LoRAs that come with a task.
 
+use image::ColorType;
 use serde_json::{Value, json};
 use worker_tests::sd_cli::{argv, value_of};
 use worker_tests::{FileServer, Home, ScriptedStudio, SdCli, built, media, offers};
@@ -77,6 +78,40 @@ async fn input_pictures_reach_the_program_under_names_that_tell_what_they_are() 
         .await;
     assert!(api.failure(&id).await.0.contains("initial picture"));
     assert_eq!(sd.runs().len(), before, "nothing was started");
+}
+
+/// The program takes no grey picture to start from or to refer to, of whatever depth, and says so in words that a person who
+/// sent one can act on; as a mask it takes any.
+#[tokio::test]
+async fn grey_pictures_are_masks_and_nothing_else() {
+    let (home, sd, files) = (Home::new(), SdCli::install(), FileServer::start().await);
+    let path = sd.path();
+    let worker = home.start_with(&built::root().join("plugins"), &sd.env(&path));
+    let api = worker.connected().await;
+    let model = offers::model_file("diffusion-model", &files.put("m.gguf", "GGUF"), "m.gguf");
+    let colour = files.put("colour.png", media::png(64, 64));
+    for (name, kind) in [
+        ("grey", ColorType::L8),
+        ("alpha", ColorType::La8),
+        ("deep", ColorType::L16),
+    ] {
+        let grey = files.put(&format!("{name}.png"), media::grey(64, 64, kind));
+        for field in ["initImageUrl", "refImageUrl"] {
+            let job = format!("{name}-{field}");
+            let task = json!({field: grey});
+            let id = api
+                .offer(&offers::sd_image(&job, vec![model.clone()], &task))
+                .await;
+            let (error, retryable) = api.failure(&id).await;
+            assert!(error.contains("grayscale") && !retryable, "{job}: {error}");
+        }
+        let task = json!({"initImageUrl": colour, "maskUrl": grey});
+        let job = format!("{name}-mask");
+        let id = api
+            .offer(&offers::sd_image(&job, vec![model.clone()], &task))
+            .await;
+        media::still(&api.result(&id).await);
+    }
 }
 
 #[tokio::test]

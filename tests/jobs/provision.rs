@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use worker_tests::archive::{self, Entry};
+use worker_tests::component;
 use worker_tests::wait::until;
-use worker_tests::{Api, FileServer, Home, Worker, built, media, offers};
+use worker_tests::{Api, FileServer, Home, PluginFolder, Worker, built, media, offers};
 
 /// An archive as upstream makes them, holding the stand-in as one release of it.
 fn release(number: u32) -> Vec<u8> {
@@ -116,8 +118,29 @@ async fn two_releases_side_by_side_each_with_its_own_command_line() {
     fs::create_dir_all(&left).unwrap();
     fs::write(left.join("archive"), "half").unwrap();
 
+    // What nothing used for months, and what was used lately.
+    let long_ago = SystemTime::now() - Duration::from_secs(100 * 24 * 60 * 60);
+    let unused = [
+        "state/programs/releases/00",
+        "state/program-cache/sd-cpp-00",
+    ];
+    let unused = unused.map(|name| rig.home.path(name));
+    let lately = rig.home.path("state/program-cache/sd-cpp-01");
+    for folder in unused.iter().chain([&lately]) {
+        fs::create_dir_all(folder).unwrap();
+    }
+    for folder in &unused {
+        let folder = fs::File::open(folder).unwrap();
+        folder.set_modified(long_ago).unwrap();
+    }
+
     let (worker, api) = rig.start(&old, "master-764-e22272e").await;
     assert!(!left.exists(), "swept at start");
+    until("the end of what nothing used", || {
+        unused.iter().all(|folder| !folder.exists()).then_some(())
+    })
+    .await;
+    assert!(lately.exists());
     let plugin = sd(&api).await;
     assert_eq!(plugin["serves"], true, "{plugin}");
     let to_come = plugin["toDownload"][0].as_str().unwrap();
@@ -159,6 +182,50 @@ async fn two_releases_side_by_side_each_with_its_own_command_line() {
     assert_eq!(rig.files.asked("sd-764.zip"), 1);
     assert_eq!(rig.files.asked("sd-827.zip"), 1);
     rig.nothing_half_done();
+}
+
+/// A build that needs what this system has not got is not downloaded, and its engine is offered to nobody; where the system has it,
+/// or where it is another kind of system's, it is. Nothing here ever asks for a download.
+#[tokio::test]
+async fn an_engine_whose_builds_lack_a_library_is_not_advertised() {
+    let plugin = fs::read(built::root().join("plugins/sd-cpp.wasm")).unwrap();
+    let section = br#""system-libraries":["libvulkan.so.1"]"#;
+    assert!(plugin.windows(section.len()).any(|it| it == section));
+    for (library, serves) in [
+        ("libno-such-thing.so.1", false),
+        ("libc.so.6", true),
+        ("libno-such-thing.dylib", true),
+    ] {
+        let asked = json!({
+            "programs": ["sd-cli", "sd", "sd-server"],
+            "build-urls": ["https://github.com/leejet/stable-diffusion.cpp/releases/download/"],
+            "system-libraries": [library],
+            "environment": ["GGML_NO_BACKTRACE", "OMP_WAIT_POLICY"],
+        });
+        let plugins =
+            PluginFolder::first_party().file("sd-cpp.wasm", component::asking(&plugin, &asked));
+        let home = Home::new();
+        let release = Path::new("master-827-97d2990");
+        let env = [("STUDIO_WORKER_SDCPP_RELEASE", release)];
+        let worker = home.start_with(plugins.path(), &env);
+        let api = worker.connected().await;
+        let plugin = sd(&api).await;
+        assert_eq!(plugin["serves"], serves, "{library}: {plugin}");
+        let missing = plugin["missing"].to_string();
+        assert_eq!(missing.contains(library), !serves, "{library}: {plugin}");
+        let said = |line: &String| line.contains("not served") && line.contains(library);
+        assert_eq!(worker.lines().iter().any(said), !serves, "{library}");
+        // The operator's own archive needs whatever it needs.
+        worker.stop().await;
+        let own = [(
+            "STUDIO_WORKER_SDCPP_URL",
+            Path::new("http://127.0.0.1:9/sd.zip"),
+        )];
+        let worker = home.start_with(plugins.path(), &own);
+        let api = worker.connected().await;
+        assert_eq!(sd(&api).await["serves"], true, "{library}");
+        worker.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 //!
 //! | Release | Change | Test |
 //! |---|---|---|
+//! | 1, 7, 41, 65 | the first; `--init-img`, `--sampling-method`, `--vae` come | `options_of_the_first_months` |
 //! | 134, 166, 175, 212 | `--diffusion-model`, `--diffusion-fa`, `--mask`, `-r` come | `options_from_before_the_reference_picture` |
 //! | 240 | `-M` loses its words for pictures | `the_mode_is_said_as_long_as_there_is_one` |
 //! | 250 | any size | `sizes_are_rounded_…` |
@@ -15,14 +16,14 @@
 //! | 444, 765 | `--qwen-image-zero-cond-t`, then `--model-args` | `the_zero_time_step_…` |
 //! | 451, 547, 716 | `--mmap`, `--disable-image-metadata`, `--prompt-file` come | `options_that_only_help_…` |
 //! | 497 | nothing saved is exit 1 | `a_picture_that_could_not_be_saved_…` |
-//! | 548, 691 | loading no longer looks like steps | `loading_is_never_taken_for_steps` |
+//! | 548, 691 | loading no longer looks like steps | `loading_and_tiles_are_…` |
 //! | 552 | `.webp` is WebP | `what_was_asked_for_comes_…` |
 //! | 809 | the sampler `lms` comes, as others before | `samplers_are_checked_…` |
 //! | 262, 263, 272, 293, 301, 374, 438, 483, 507, 529, 674, 697, 713 and others | what no job of ours uses, or what it must not depend on | `changes_that_touch_…` |
 
 use serde_json::{Value, json};
 use worker_tests::sd_cli::{argv, value_of};
-use worker_tests::{Api, FileServer, Home, SdCli, Worker, built, media, offers};
+use worker_tests::{Api, FileServer, Home, ScriptedStudio, SdCli, Worker, built, media, offers};
 
 /// A worker with one release of the program.
 struct Rig {
@@ -350,6 +351,45 @@ async fn the_program_is_found_by_the_name_that_the_release_has() {
     }
 }
 
+/// The first releases had no number in their names and nobody has their builds. They are driven like all others as far as they go:
+/// what they lack is named before anything is started, and the first one draws.
+#[tokio::test]
+async fn options_of_the_first_months() {
+    // Else the model names one.
+    let no_sampler = || json!({"samplingMethod": ""});
+    let plain = Rig::of(1)
+        .await
+        .draw("plain", json!({}), no_sampler())
+        .await;
+    assert_eq!(plain.understood["prompt"], "a fox");
+    assert!(!plain.has("-M"), "{:?}", plain.words);
+    for (first, option) in [(7, "--init-img"), (41, "--sampling-method"), (65, "--vae")] {
+        for release in [first - 1, first] {
+            let rig = Rig::of(release).await;
+            let picture = rig.files.put("p.png", media::png(64, 64));
+            let mut files = vec![rig.file("model", "m.gguf")];
+            let task = match option {
+                "--init-img" => json!({"initImageUrl": picture}),
+                "--sampling-method" => json!({"samplingMethod": "euler"}),
+                _ => {
+                    files.push(rig.file("vae", "v.gguf"));
+                    json!({})
+                }
+            };
+            if release < first {
+                let offer = offers::sd_image("before", files, &task);
+                let id = rig.api.offer(&offer).await;
+                let (error, retryable) = rig.api.failure(&id).await;
+                assert!(error.contains(option) && !retryable, "{release}: {error}");
+                assert!(rig.sd.runs().is_empty(), "{release}");
+            } else {
+                let drawn = rig.draw_with("after", files, task, no_sampler()).await;
+                assert!(drawn.has(option), "{release}: {:?}", drawn.words);
+            }
+        }
+    }
+}
+
 /// Before 212 there are no reference pictures, and this plugin was not written for such releases: they are driven as far as
 /// they go, and what they lack is named.
 #[tokio::test]
@@ -396,18 +436,37 @@ async fn options_from_before_the_reference_picture() {
     }
 }
 
-/// A loading bar up to 547 differs from one of steps in nothing but where it stands.
+/// A loading bar up to 547 differs from one of steps in nothing but where it stands, and the decoder's tiles do on every release:
+/// whatever counts as a step on its way to the studio is one.
 #[tokio::test]
-async fn loading_is_never_taken_for_steps() {
+async fn loading_and_tiles_are_never_taken_for_steps() {
     for release in [547, 548, 690, 691] {
-        let rig = Rig::of(release).await;
-        rig.sd.mode("slow 600");
-        rig.draw("job", json!({"steps": 7}), json!({})).await;
-        let progress = &rig.api.job("job").await["progress"];
-        assert_eq!(progress["total"], 7, "{release}: {progress}");
+        let (mut sd, files, studio) = (
+            SdCli::install(),
+            FileServer::start().await,
+            ScriptedStudio::start().await,
+        );
+        sd.release(release);
+        sd.mode("slow 1400");
+        let home = Home::approved(&studio.base());
+        let path = sd.path();
+        let worker = home.start_with(&built::root().join("plugins"), &sd.env(&path));
+        let mut peer = studio.welcomed_with(&["progress"]).await;
+        let model = offers::model_file("model", &files.put("m.gguf", "GGUF"), "m.gguf");
+        let offer = offers::sd_image("job-1", vec![model], &json!({"steps": 7}));
+        peer.accepted(&offer).await;
+        studio.called("complete", 1).await;
+        worker.terminate();
+        let (frames, _) = peer.end().await;
+        let steps: Vec<_> = frames
+            .iter()
+            .filter(|frame| frame["type"] == "progress" && frame["note"].is_null())
+            .map(|frame| (frame["done"].as_u64().unwrap(), &frame["total"]))
+            .collect();
+        assert!(steps.len() >= 2, "{release}: {frames:?}");
         assert!(
-            progress["done"].as_u64() <= Some(7),
-            "{release}: {progress}"
+            steps.iter().all(|(_, total)| *total == 7) && steps.is_sorted_by_key(|(done, _)| *done),
+            "{release}: {steps:?}"
         );
     }
 }
@@ -417,7 +476,7 @@ async fn loading_is_never_taken_for_steps() {
 #[tokio::test]
 async fn changes_that_touch_no_job_of_ours() {
     for first in [
-        263, 272, 293, 301, 316, 374, 405, 411, 438, 483, 507, 529, 674, 697, 713,
+        262, 263, 272, 293, 301, 316, 374, 405, 411, 438, 483, 507, 529, 674, 697, 713,
     ] {
         for release in [first - 1, first] {
             let rig = Rig::of(release).await;

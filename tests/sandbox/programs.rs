@@ -196,6 +196,39 @@ async fn nobody_is_reached() {
     }
 }
 
+/// What is everybody's by a number or a name: memory, messages, semaphores. It would outlive the program, and reach around every
+/// rule about files.
+#[tokio::test]
+async fn nothing_is_shared_by_a_number_or_a_name() {
+    let own = |words: &[&str]| {
+        let ran = std::process::Command::new(worker_tests::built::hostile_program())
+            .args(words)
+            .output()
+            .unwrap();
+        String::from_utf8(ran.stdout).unwrap()
+    };
+    for sandbox in [true, false] {
+        let rig = Rig::start(if sandbox { "" } else { WITHOUT }).await;
+        // As another program of the user's has it.
+        let segment = own(&["segment"]);
+        let id = segment.lines().next().unwrap();
+        let deeds = [
+            deed("made", "segment"),
+            deed("made", "messages"),
+            deed("made", "semaphore"),
+            deed("made", "queue"),
+            deed("attached", id),
+            deed("removed", id),
+        ];
+        for (deed, refused) in tried(&rig, &deeds).await {
+            assert_eq!(refused, sandbox, "{deed}");
+        }
+        if sandbox {
+            assert!(own(&["removed", id]).contains("did"), "it was there");
+        }
+    }
+}
+
 /// Signals to others, and leaving the group.
 #[tokio::test]
 async fn other_processes_are_left_alone() {

@@ -145,6 +145,26 @@ async fn memory_beyond_the_bound_is_told_as_such() {
     rig.is_well("after").await;
 }
 
+/// More processes and threads than a program may have: it is ended, or gets no more where the kernel holds it to them. Either way
+/// others may start theirs.
+#[tokio::test]
+async fn a_program_that_multiplies_is_held_to_a_number() {
+    let rig = Rig::start("").await;
+    let outcome = rig.run("bomb", &["many-tasks", "30", "100"]).await;
+    if rig
+        .worker
+        .lines()
+        .iter()
+        .any(|line| line.contains("a control group per run"))
+    {
+        assert!(said(&outcome).starts_with("refused: "), "{outcome}");
+    } else {
+        let (why, retryable) = message(&outcome);
+        assert!(why.contains("processes and threads") && !retryable, "{why}");
+    }
+    rig.is_well("after").await;
+}
+
 /// A worker that is killed takes its program with it; what the program left behind ends at the next start.
 #[tokio::test]
 async fn nothing_outlives_a_killed_worker_and_the_next_start() {

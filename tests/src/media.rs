@@ -3,7 +3,7 @@
 use std::io::Cursor;
 
 use image::codecs::webp::WebPDecoder;
-use image::{AnimationDecoder, DynamicImage, ImageFormat, RgbImage};
+use image::{AnimationDecoder, ColorType, DynamicImage, ImageFormat, RgbImage};
 
 /// Decodes a still picture, whole; its content decides what it is.
 pub fn still(bytes: &[u8]) -> (ImageFormat, DynamicImage) {
@@ -43,6 +43,22 @@ pub fn png(width: u32, height: u32) -> Vec<u8> {
     let picture = RgbImage::from_fn(width, height, |x, y| {
         image::Rgb([(x * 3) as u8, (y * 5) as u8, 77])
     });
+    let mut bytes = Cursor::new(Vec::new());
+    picture
+        .write_to(&mut bytes, ImageFormat::Png)
+        .expect("a PNG");
+    bytes.into_inner()
+}
+
+/// A small grey picture of a depth, with an alpha channel or without.
+pub fn grey(width: u32, height: u32, kind: ColorType) -> Vec<u8> {
+    let picture = image::load_from_memory(&png(width, height)).expect("a picture");
+    let picture = match kind {
+        ColorType::L8 => DynamicImage::from(picture.to_luma8()),
+        ColorType::La8 => DynamicImage::from(picture.to_luma_alpha8()),
+        ColorType::L16 => DynamicImage::from(picture.to_luma16()),
+        other => panic!("{other:?} is not grey, or none that is asked for"),
+    };
     let mut bytes = Cursor::new(Vec::new());
     picture
         .write_to(&mut bytes, ImageFormat::Png)

@@ -9,9 +9,13 @@ use std::fs::{self, DirBuilder};
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+/// How long an answer counts. A program may tell of more than itself (voices that are installed, devices that are there), which
+/// changes without it; shorter asks each program more often, which may load a driver.
+pub(crate) const COUNTS: Duration = Duration::from_secs(24 * 60 * 60);
 /// Most answers kept; the oldest go first. A worker has some dozen programs.
 const KEPT: usize = 256;
 
@@ -24,17 +28,23 @@ impl Answers {
         Self(dir)
     }
 
-    /// What was answered, when it was written down and is no longer than `most` bytes.
-    pub(crate) fn get(&self, digest: &str, question: &[OsString], most: usize) -> Option<String> {
+    /// What was answered and how long ago, when it was written down and is no longer than `most` bytes.
+    pub(crate) fn get(
+        &self,
+        digest: &str,
+        question: &[OsString],
+        most: usize,
+    ) -> Option<(String, Duration)> {
         let path = self.0.as_ref()?.join(name(digest, question));
-        let length = fs::symlink_metadata(&path)
+        let found = fs::symlink_metadata(&path)
             .ok()
-            .filter(fs::Metadata::is_file)?
-            .len();
-        if length > most as u64 {
+            .filter(fs::Metadata::is_file)?;
+        if found.len() > most as u64 {
             return None;
         }
-        fs::read_to_string(path).ok()
+        // One from the future was written under another clock: it is of no known age.
+        let age = found.modified().ok()?.elapsed().unwrap_or(COUNTS);
+        Some((fs::read_to_string(path).ok()?, age))
     }
 
     pub(crate) fn put(&self, digest: &str, question: &[OsString], answer: &str) {

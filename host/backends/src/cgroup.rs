@@ -1,5 +1,5 @@
 //! A control group per run, where the worker was given a part of the hierarchy for its own: the kernel holds the program
-//! and all its descendants to their memory, counts whom it ended for want of it, and ends them all by one word.
+//! and all its descendants to their memory and number, counts whom it ended for want of memory, and ends them all by one word.
 //!
 //! Version 2 only. A group with processes in it cannot divide memory among groups below, so the worker first goes down into
 //! a leaf of its own. Whether the hierarchy is ours to use is asked before anything is changed; whatever fails is undone,
@@ -12,6 +12,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+
+use crate::invocation::Limits;
 
 /// What our groups' names begin with.
 const NAME: &str = "studio-worker";
@@ -153,16 +155,27 @@ fn has_company(group: &Path) -> bool {
     !is_root && members.lines().any(|pid| pid != own)
 }
 
-/// To root everything is writable: where a manager rules the hierarchy, its mark decides. Where none does, as in most
-/// containers, what can be written is ours.
+/// Where no manager rules the hierarchy, as in most containers, what can be written is ours.
 fn is_handed_over(group: &Path) -> bool {
-    if !rustix::process::geteuid().is_root() || !Path::new("/run/systemd/system").is_dir() {
-        return true;
-    }
+    !Path::new("/run/systemd/system").is_dir() || is_marked(group) || is_given(group)
+}
+
+/// What can be written may still be the manager's to divide: of root that is everything, of others the groups of a manager of their
+/// own. So its mark decides.
+fn is_marked(group: &Path) -> bool {
     DELEGATED.iter().any(|name| {
         let mut value = [0_u8; 8];
         rustix::fs::getxattr(group, *name, &mut value).is_ok()
     })
+}
+
+/// Managers before the mark that everybody can read (systemd 251) are known by what they did: a group that is ours and lies in one
+/// that is not was given to us.
+fn is_given(group: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let own = rustix::process::geteuid();
+    let is_ours = |path: &Path| fs::metadata(path).is_ok_and(|it| it.uid() == own.as_raw());
+    !own.is_root() && is_ours(group) && !group.parent().is_some_and(is_ours)
 }
 
 /// This process's group as a folder, by where the hierarchy is mounted.
@@ -199,7 +212,8 @@ fn lists(path: &Path, word: &str) -> bool {
     fs::read_to_string(path).is_ok_and(|text| text.split_whitespace().any(|it| it == word))
 }
 
-/// Moves this process into a leaf and lets memory be divided among the groups beside it.
+/// Moves this process into a leaf and lets memory be divided among the groups beside it, and the number of tasks where the
+/// hierarchy counts them.
 fn divide(base: &Path) -> Result<PathBuf, NotDelegated> {
     let refused = |step: &str, error: io::Error| NotDelegated::Refused {
         group: base.to_owned(),
@@ -217,24 +231,33 @@ fn divide(base: &Path) -> Result<PathBuf, NotDelegated> {
         set(&group.join("cgroup.procs"), &own)
     };
     let control = base.join("cgroup.subtree_control");
-    let entered = enter(&leaf).map_err(|error| refused("moving the worker into it", error));
-    let divided = entered.and_then(|()| {
-        if lists(&control, "memory") {
-            return Ok(());
+    // In the reverse of the order in which it is done: a group that divides memory takes no process.
+    let undo = |divided: bool| {
+        if divided {
+            let _ = set(&control, "-memory");
+            let _ = set(&control, "-pids");
         }
-        set(&control, "+memory").map_err(|error| refused("dividing memory", error))
-    });
-    if let Err(why) = divided {
         let _ = enter(base);
         let _ = fs::remove_dir(&leaf);
+    };
+    let before = lists(&control, "memory");
+    let entered = enter(&leaf).map_err(|error| refused("moving the worker into it", error));
+    let divided = entered.and_then(|()| match before {
+        true => Ok(()),
+        false => set(&control, "+memory").map_err(|error| refused("dividing memory", error)),
+    });
+    if let Err(why) = divided {
+        undo(false);
         return Err(why);
     }
+    // Where it cannot be, tasks are counted by looking.
+    let _ = set(&control, "+pids");
     // Shows that the groups can do what they are for.
     let name = format!("probe.{}", std::process::id());
-    match RunGroup::make(base, &name, 1 << 30) {
+    match RunGroup::make(base, &name, 1 << 30, 64) {
         Ok(_removed) => Ok(base.to_owned()),
         Err(error) => {
-            let _ = enter(base);
+            undo(!before);
             Err(refused("making a group with a limit", error))
         }
     }
@@ -262,20 +285,25 @@ fn sweep(base: &Path, installation: &str) {
 #[derive(Debug)]
 pub(crate) struct RunGroup {
     path: PathBuf,
+    /// Whether the kernel holds its tasks to their number, too.
+    holds_tasks: bool,
 }
 
 impl RunGroup {
-    /// A group for a run of this name (`INSTALLATION.RUN`), holding it to so many bytes, and its entrance. None where the
-    /// worker has no groups, or the run no bound. Where none can be made any more, this run is held by looking, which is said.
-    pub(crate) fn or_looking(name: &str, memory: Option<u64>) -> Option<(Self, OwnedFd)> {
-        let (Some(MemoryKeeper::ControlGroup(base)), Some(bytes)) = (KEEPER.get(), memory) else {
+    /// A group for a run of this name (`INSTALLATION.RUN`), holding it to its bounds, and its entrance. None where the
+    /// worker has no groups, or the run no bound on memory. Where none can be made any more, this run is held by looking, which is
+    /// said.
+    pub(crate) fn or_looking(name: &str, limits: &Limits) -> Option<(Self, OwnedFd)> {
+        let keeper = KEEPER.get();
+        let (Some(MemoryKeeper::ControlGroup(base)), Some(bytes)) = (keeper, limits.memory_bytes)
+        else {
             return None;
         };
-        Self::below(base, name, bytes)
+        Self::below(base, name, bytes, limits.tasks)
     }
 
-    fn below(base: &Path, name: &str, bytes: u64) -> Option<(Self, OwnedFd)> {
-        let made = Self::make(base, name, bytes);
+    fn below(base: &Path, name: &str, bytes: u64, tasks: u64) -> Option<(Self, OwnedFd)> {
+        let made = Self::make(base, name, bytes, tasks);
         match made.and_then(|group| Ok((group.entrance()?, group))) {
             Ok((entrance, group)) => Some((group, entrance)),
             Err(error) => {
@@ -285,12 +313,15 @@ impl RunGroup {
         }
     }
 
-    fn make(base: &Path, name: &str, bytes: u64) -> io::Result<Self> {
+    fn make(base: &Path, name: &str, bytes: u64, tasks: u64) -> io::Result<Self> {
         let path = base.join(format!("{NAME}.{name}"));
         let about =
             |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         fs::create_dir(&path).map_err(about)?;
-        let group = Self { path: path.clone() };
+        let mut group = Self {
+            path: path.clone(),
+            holds_tasks: false,
+        };
         set(&path.join("memory.max"), &bytes.to_string()).map_err(about)?;
         // All of it goes, or what is left waits for the part that went.
         set(&path.join("memory.oom.group"), "1").map_err(about)?;
@@ -299,7 +330,13 @@ impl RunGroup {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(about(error)),
             _ => {}
         }
+        group.holds_tasks = set(&path.join("pids.max"), &tasks.to_string()).is_ok();
         Ok(group)
+    }
+
+    /// Whether the kernel refuses it more tasks than it may have.
+    pub(crate) fn holds_tasks(&self) -> bool {
+        self.holds_tasks
     }
 
     /// The file by which the forked child joins it: a plain write, so that it may be done between fork and exec.
@@ -365,99 +402,4 @@ fn empty(path: &Path) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A `/proc` of a process in `group`, of a hierarchy of which `root` is mounted at `place`.
-    fn proc(group: &str, root: &str, place: &Path) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("self")).unwrap();
-        fs::write(dir.path().join("self/cgroup"), group).unwrap();
-        let mounts = format!(
-            "24 1 0:22 / /sys/fs/cgroup/memory rw shared:8 - cgroup cgroup rw,memory\n\
-             25 1 0:23 {root} {} rw,nosuid shared:9 - cgroup2 cgroup2 rw\n",
-            place.display()
-        );
-        fs::write(dir.path().join("self/mountinfo"), mounts).unwrap();
-        dir
-    }
-
-    #[test]
-    fn the_own_group_is_found_where_the_hierarchy_is_mounted() {
-        let at = Path::new("/sys/fs/cgroup");
-        for (group, root, found) in [
-            ("0::/a/b\n", "/", Some("/sys/fs/cgroup/a/b")),
-            ("4:memory:/x\n0::/a/b\n", "/a", Some("/sys/fs/cgroup/b")),
-            ("0::/\n", "/", Some("/sys/fs/cgroup")),
-            ("0::/../b\n", "/", None),
-            ("0::/b\n", "/a", None),
-            ("4:memory:/x\n", "/", None),
-        ] {
-            let proc = proc(group, root, at);
-            assert_eq!(
-                own(proc.path()),
-                found.map(PathBuf::from),
-                "{group:?} {root}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_run_without_a_group_is_held_by_looking() {
-        let base = tempfile::tempdir().unwrap();
-        let gone = base.path().join("gone");
-        assert!(RunGroup::below(&gone, "a.b", 1 << 30).is_none());
-        // As in a group that does not divide memory any more: the files of the limit are not there.
-        assert!(RunGroup::below(base.path(), "a.b", 1 << 30).is_none());
-        assert!(!base.path().join("studio-worker.a.b").exists());
-    }
-
-    #[test]
-    fn only_a_group_of_our_own_with_memory_is_taken() {
-        let group = tempfile::tempdir().unwrap();
-        let path = group.path().to_owned();
-        let proc = proc("0::/\n", "/", &path);
-        let put = |name: &str, text: &str| fs::write(path.join(name), text).unwrap();
-        put("cgroup.controllers", "cpu memory.x pids\n");
-        assert_eq!(
-            base(proc.path()),
-            Err(NotDelegated::NoMemory {
-                group: path.clone()
-            })
-        );
-        put("cgroup.controllers", "cpu memory pids\n");
-        assert_eq!(
-            base(proc.path()),
-            Err(NotDelegated::Foreign {
-                group: path.clone()
-            }),
-            "there is nothing to write to"
-        );
-        let own = format!("{}\n", std::process::id());
-        for (name, text) in [
-            ("cgroup.procs", own.as_str()),
-            ("cgroup.subtree_control", ""),
-            ("cgroup.type", "domain\n"),
-        ] {
-            put(name, text);
-        }
-        if !is_handed_over(&path) {
-            eprintln!("NOT TESTED: this is root under a manager, and the group has no mark of it");
-            return;
-        }
-        assert_eq!(base(proc.path()), Ok(path.clone()));
-        put("cgroup.procs", &format!("{own}1\n"));
-        assert_eq!(
-            base(proc.path()),
-            Err(NotDelegated::Company {
-                group: path.clone()
-            })
-        );
-        // As after a first start: the worker is in its leaf, and whoever looks finds the group above.
-        put("cgroup.procs", "");
-        let leaf = path.join(leaf_name());
-        fs::create_dir(&leaf).unwrap();
-        let proc = self::proc(&format!("0::/{}\n", leaf_name()), "/", &path);
-        assert_eq!(base(proc.path()), Ok(path));
-    }
-}
+mod tests;

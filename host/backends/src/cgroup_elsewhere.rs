@@ -1,8 +1,9 @@
 //! Where there are no control groups, programs are held to their memory by looking, as far as the system tells.
 
 use std::fmt;
-use std::io;
 use std::os::fd::OwnedFd;
+
+use crate::invocation::Limits;
 
 /// Who holds programs to their memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,12 +39,12 @@ pub(crate) fn take(_installation: &str, _sweep: bool) {}
 pub(crate) struct RunGroup;
 
 impl RunGroup {
-    pub(crate) fn new(_name: &str, _memory: Option<u64>) -> io::Result<Option<Self>> {
-        Ok(None)
+    pub(crate) fn or_looking(_name: &str, _limits: &Limits) -> Option<(Self, OwnedFd)> {
+        None
     }
 
-    pub(crate) fn entrance(&self) -> io::Result<OwnedFd> {
-        Err(io::ErrorKind::Unsupported.into())
+    pub(crate) fn holds_tasks(&self) -> bool {
+        false
     }
 
     pub(crate) fn ran_out_of_memory(&self) -> bool {

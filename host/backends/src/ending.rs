@@ -21,6 +21,9 @@ pub struct Exit {
     pub too_much_output: bool,
     /// It was ended because it wrote more to the disk than allowed: by us, or by the kernel at a single file's bound.
     pub too_much_disk: bool,
+    /// It was ended because it had more processes and threads than allowed. Where the kernel holds it to their number it is not
+    /// ended: it gets no more.
+    pub too_many_tasks: bool,
     /// It was ended because it was silent for too long, or its work did not go on.
     pub stalled: Option<Stall>,
     /// It was ended for want of memory: by the kernel (it got a KILL that was not ours while the kernel's own counter went

@@ -21,6 +21,10 @@ pub enum Stdin {
     Bytes(Bytes),
 }
 
+/// Processes and threads of one run. Fewer refuses a program that starts some threads for each of a large machine's cores; more
+/// lets one that forks without end take more of what the user's other programs, this worker included, may start.
+const MOST_TASKS: u64 = 2048;
+
 /// Bounds of one run.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -46,6 +50,8 @@ pub struct Limits {
     /// Most memory that it and its children may hold; see [`crate::Exit::out_of_memory`]. None: no bound, and no control
     /// group of its own.
     pub memory_bytes: Option<u64>,
+    /// Most processes and threads that it and its children may be at once.
+    pub tasks: u64,
     /// Most arguments.
     pub arguments: usize,
     /// Most bytes of all arguments together, their ends counted.
@@ -65,6 +71,7 @@ impl Default for Limits {
             written_bytes: 8 << 30,
             file_bytes: None,
             memory_bytes: None,
+            tasks: MOST_TASKS,
             arguments: 1024,
             argument_bytes: 128 * 1024,
         }

@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use crate::{cgroup, orphans};
 
@@ -20,11 +21,17 @@ const FILE: &str = "programs.mark";
 /// Length of either half: 128 bits in hexadecimal.
 const HALF: usize = 32;
 
+/// Between two tries to share the lock, and how many there are. Ending what was left takes seconds at most, half a minute where a
+/// driver holds it.
+const PAUSE: Duration = Duration::from_millis(20);
+const TRIES: u32 = 1500;
+
 static INSTALLATION: OnceLock<Installation> = OnceLock::new();
 
 struct Installation {
     id: String,
-    /// Held for as long as this process lives, so that no other takes our programs for orphans.
+    /// Held for as long as this process lives, together with others of the installation, so that none takes our programs for
+    /// orphans.
     _lock: Option<File>,
 }
 
@@ -59,35 +66,57 @@ pub fn mark(state: &Path) -> Result<Marked, MarkError> {
         path: path.clone(),
         source,
     };
-    let mut file = OpenOptions::new()
+    let (mut file, alone) = claim(&path).map_err(error)?;
+    let known = read(&mut file).map_err(error)?;
+    let id = match known {
+        Some(id) => id,
+        None => write(&mut file).map_err(error)?,
+    };
+    let ended = if alone {
+        let ended = orphans::end_all(&prefix(&id));
+        cgroup::take(&id, true);
+        share(&file).map_err(error)?;
+        Marked::Ended(ended)
+    } else {
+        cgroup::take(&id, false);
+        Marked::InUse
+    };
+    let lock = Some(file);
+    let _ = INSTALLATION.set(Installation { id, _lock: lock });
+    Ok(ended)
+}
+
+/// Opens the file and locks it: for this process alone, where no other one has it, which then may end what was left; else together
+/// with the others, so that none that comes later takes our programs for left.
+fn claim(path: &Path) -> io::Result<(File, bool)> {
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
-        .open(&path)
-        .map_err(error)?;
-    let free = match file.try_lock() {
-        Ok(()) => true,
-        Err(TryLockError::WouldBlock) => false,
-        Err(TryLockError::Error(source)) => return Err(error(source)),
-    };
-    let known = read(&mut file).map_err(error)?;
-    let id = match known {
-        Some(id) => id,
-        None if free => write(&mut file).map_err(error)?,
-        None => return Ok(Marked::InUse),
-    };
-    let ended = if free {
-        Marked::Ended(orphans::end_all(&prefix(&id)))
-    } else {
-        Marked::InUse
-    };
-    let lock = free.then_some(file);
-    cgroup::take(&id, free);
-    let _ = INSTALLATION.set(Installation { id, _lock: lock });
-    Ok(ended)
+        .open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok((file, true)),
+        Err(TryLockError::WouldBlock) => share(&file).map(|()| (file, false)),
+        Err(TryLockError::Error(source)) => Err(source),
+    }
+}
+
+/// Waits for one that is ending what was left.
+fn share(file: &File) -> io::Result<()> {
+    for _ in 0..TRIES {
+        match file.try_lock_shared() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            Err(TryLockError::Error(source)) => return Err(source),
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::TimedOut,
+        "another worker of this installation has begun to start and does not go on; end it",
+    ))
 }
 
 /// The mark that the file holds; none when it was cut short, or never written.
@@ -149,5 +178,27 @@ impl Mark {
     /// As it stands among the variables of a process.
     pub(crate) fn text(&self) -> String {
         format!("{VARIABLE}={}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_ended_only_when_nobody_else_runs_programs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let (first, alone) = claim(&path).unwrap();
+        assert!(alone);
+        share(&first).unwrap();
+        let (second, alone) = claim(&path).unwrap();
+        assert!(!alone);
+        // The first ends and starts again: the second still has programs.
+        drop(first);
+        let (again, alone) = claim(&path).unwrap();
+        assert!(!alone);
+        drop((second, again));
+        assert!(claim(&path).unwrap().1);
     }
 }

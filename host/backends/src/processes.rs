@@ -3,16 +3,25 @@
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 
-/// Bytes of memory that the processes of a group hold and that the system cannot take back by itself: their own and
-/// shared memory, not mapped files.
-pub(crate) fn memory_of_group(group: i32) -> u64 {
-    members(group)
-        .map(|pid| {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let held = |name: &str| kib(&status, name).unwrap_or(0);
-            (held("RssAnon:") + held("RssShmem:")).saturating_mul(1024)
-        })
-        .sum()
+/// What a group's processes hold together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Bytes of memory that the system cannot take back by itself: their own and shared memory, not mapped files.
+    pub(crate) memory: u64,
+    /// Processes, each as many times as it has threads.
+    pub(crate) tasks: u64,
+}
+
+pub(crate) fn held_by_group(group: i32) -> Held {
+    members(group).fold(Held::default(), |sum, pid| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let number = |name: &str| number(&status, name).unwrap_or(0);
+        let kib = number("RssAnon:").saturating_add(number("RssShmem:"));
+        Held {
+            memory: sum.memory.saturating_add(kib.saturating_mul(1024)),
+            tasks: sum.tasks.saturating_add(number("Threads:")),
+        }
+    })
 }
 
 /// Bytes of the files that the processes of a group hold open although they have no name any more.
@@ -41,7 +50,7 @@ pub(crate) fn size(metadata: &Metadata) -> u64 {
     metadata.len().max(metadata.blocks().saturating_mul(512))
 }
 
-fn kib(status: &str, name: &str) -> Option<u64> {
+fn number(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }

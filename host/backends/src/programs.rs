@@ -1,7 +1,7 @@
 //! What a program is and what it says of itself, remembered.
 //!
-//! Hashing a large binary and asking it for help take time, and neither changes while the file does not: digests are kept
-//! by the file's identity and modification, answers by digest and question.
+//! Hashing a large binary and asking it for help take time. Digests are kept by the file's identity and modification, answers
+//! by digest and question, for a day: a program may tell of more than itself.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -10,13 +10,13 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::answers::Answers;
+use crate::answers::{Answers, COUNTS};
 use crate::ending::RunError;
 use crate::environment::library_dir;
 use crate::invocation::Invocation;
@@ -146,7 +146,8 @@ pub struct Programs {
     work: PathBuf,
     kept: Answers,
     digests: Mutex<HashMap<Identity, String>>,
-    answers: Mutex<HashMap<Question, String>>,
+    /// With the time until which each counts.
+    answers: Mutex<HashMap<Question, (String, Instant)>>,
 }
 
 impl Programs {
@@ -192,7 +193,7 @@ impl Programs {
     }
 
     /// What a program prints when it is run with `args`: standard output, then standard error, without terminal
-    /// sequences. Its exit code does not matter, since some programs fail when asked for help. Asked once per digest.
+    /// sequences. Its exit code does not matter, since some programs fail when asked for help. Asked once a day per digest.
     ///
     /// # Errors
     /// When it cannot be run, crashes, or says nothing in time.
@@ -205,18 +206,23 @@ impl Programs {
     ) -> Result<String, ProbeError> {
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();
         let key = (self.digest(program).await?, args.clone());
-        if let Some(answer) = get(&self.answers, &key) {
+        let now = Instant::now();
+        if let Some((answer, until)) = get(&self.answers, &key)
+            && now < until
+        {
             return Ok(answer);
         }
-        let answer = match self.kept.get(&key.0, &args, limits.bytes) {
-            Some(answer) => answer,
+        let known = self.kept.get(&key.0, &args, limits.bytes);
+        let (answer, age) = match known.filter(|(_, age)| *age < COUNTS) {
+            Some(known) => known,
             None => {
                 let answer = self.ask(program, args, limits, cancel).await?;
                 self.kept.put(&key.0, &key.1, &answer);
-                answer
+                (answer, Duration::ZERO)
             }
         };
-        put(&self.answers, key, answer.clone());
+        let until = now + COUNTS.saturating_sub(age);
+        put(&self.answers, key, (answer.clone(), until));
         Ok(answer)
     }
 
@@ -229,7 +235,8 @@ impl Programs {
         limits: &ProbeLimits,
     ) -> Option<String> {
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();
-        self.kept.get(digest, &args, limits.bytes)
+        let known = self.kept.get(digest, &args, limits.bytes);
+        known.map(|(answer, _)| answer)
     }
 
     async fn ask(
@@ -340,14 +347,14 @@ fn hash(path: &Path) -> io::Result<(Identity, String)> {
     }
 }
 
-fn get<K: std::hash::Hash + Eq>(map: &Mutex<HashMap<K, String>>, key: &K) -> Option<String> {
+fn get<K: std::hash::Hash + Eq, V: Clone>(map: &Mutex<HashMap<K, V>>, key: &K) -> Option<V> {
     map.lock()
         .unwrap_or_else(PoisonError::into_inner)
         .get(key)
         .cloned()
 }
 
-fn put<K: std::hash::Hash + Eq>(map: &Mutex<HashMap<K, String>>, key: K, value: String) {
+fn put<K: std::hash::Hash + Eq, V>(map: &Mutex<HashMap<K, V>>, key: K, value: V) {
     let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
     if map.len() >= REMEMBERED {
         map.clear();

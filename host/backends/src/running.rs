@@ -27,7 +27,7 @@ use crate::marker::Mark;
 use crate::memory;
 use crate::output::{Problem, Stream, create, keep};
 use crate::sandbox::Confinement;
-use crate::watch::Watch;
+use crate::watch::{LookedAt, Watch};
 
 /// How long the pipes may stay open after the program itself is gone: a moment for what is still in them. Longer makes
 /// every job wait whose program leaves something behind; shorter may lose last lines on a busy machine.
@@ -43,6 +43,7 @@ pub(crate) enum Ended {
     TooMuchOutput,
     TooMuchDisk,
     TooMuchMemory,
+    TooManyTasks,
     Stalled(Stall),
     Store(io::Error),
 }
@@ -115,8 +116,8 @@ pub async fn start(
         }
         None => None,
     };
-    let control = RunGroup::or_looking(&mark.name(), invocation.limits.memory_bytes);
-    let is_grouped = control.is_some();
+    let control = RunGroup::or_looking(&mark.name(), &invocation.limits);
+    let looked_at = LookedAt::unless_held(control.as_ref().map(|(group, _)| group));
     let start = exec::Start {
         environment: variables,
         mark,
@@ -127,7 +128,7 @@ pub async fn start(
     let kills_before = memory::kernel_kills();
     let started = Instant::now();
     let Spawned { group, pipes } = exec::spawn(program, start).await.map_err(spawn_error)?;
-    let watch = Watch::new(invocation, group.id(), !is_grouped);
+    let watch = Watch::new(invocation, group.id(), looked_at);
     let (problem, problems) = mpsc::channel(1);
     let enough = CancellationToken::new();
     let reading = tokio::spawn(read(
@@ -185,7 +186,12 @@ impl Running {
                 }
             };
             if let Some(why) = ended {
-                self.end(why, self.grace);
+                // One that forks without end would go on in its time of grace.
+                let grace = match why {
+                    Ended::TooManyTasks => Duration::ZERO,
+                    _ => self.grace,
+                };
+                self.end(why, grace);
             }
         }
     }
@@ -271,6 +277,7 @@ impl Running {
             Some(Ended::TooMuchOutput) => exit.too_much_output = true,
             Some(Ended::TooMuchDisk) => exit.too_much_disk = true,
             Some(Ended::TooMuchMemory) => exit.out_of_memory = true,
+            Some(Ended::TooManyTasks) => exit.too_many_tasks = true,
             Some(Ended::Stalled(stall)) => exit.stalled = Some(stall),
             None => {}
         }

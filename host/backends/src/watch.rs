@@ -1,4 +1,4 @@
-//! Looks after a running program's limits: silence, progress, disk, memory.
+//! Looks after a running program's limits: silence, progress, disk, memory, processes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::cgroup::RunGroup;
 use crate::ending::Stall;
 use crate::invocation::Invocation;
 use crate::processes;
@@ -51,6 +52,23 @@ impl Clock {
     }
 }
 
+/// What is looked at because nobody else does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LookedAt {
+    memory: bool,
+    tasks: bool,
+}
+
+impl LookedAt {
+    /// All of it, but for what the kernel holds by a control group.
+    pub(crate) fn unless_held(group: Option<&RunGroup>) -> Self {
+        Self {
+            memory: group.is_none(),
+            tasks: !group.is_some_and(RunGroup::holds_tasks),
+        }
+    }
+}
+
 /// The limits of one program.
 pub(crate) struct Watch {
     tick: tokio::time::Interval,
@@ -63,14 +81,14 @@ pub(crate) struct Watch {
     written: Vec<PathBuf>,
     written_bytes: u64,
     memory: Option<u64>,
+    tasks: Option<u64>,
     group: i32,
     /// The look that goes on. Kept here, since whoever waits for it may be called away and come back.
     looking: Option<JoinHandle<Option<Ended>>>,
 }
 
 impl Watch {
-    /// `memory`: whether its memory is looked at too, because nobody else does.
-    pub(crate) fn new(invocation: &Invocation, group: i32, memory: bool) -> Self {
+    pub(crate) fn new(invocation: &Invocation, group: i32, looked_at: LookedAt) -> Self {
         let mut tick = tokio::time::interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first comes at once: nothing can be over a limit yet.
@@ -86,7 +104,8 @@ impl Watch {
             next_progress: limits.next_progress,
             written: invocation.written.clone(),
             written_bytes: limits.written_bytes,
-            memory: limits.memory_bytes.filter(|_| memory),
+            memory: limits.memory_bytes.filter(|_| looked_at.memory),
+            tasks: looked_at.tasks.then_some(limits.tasks),
             group,
             looking: None,
         }
@@ -115,19 +134,25 @@ impl Watch {
         }
     }
 
-    /// Begins to look at disk and memory, where they are bounded.
+    /// Begins to look at disk, memory and processes, where they are bounded.
     fn look(&mut self) {
         let (written, bound) = (self.written.clone(), self.written_bytes);
-        let (group, memory) = (self.group, self.memory);
-        if written.is_empty() && memory.is_none() {
+        let (group, memory, tasks) = (self.group, self.memory, self.tasks);
+        if written.is_empty() && memory.is_none() && tasks.is_none() {
             return;
         }
         self.looking = Some(tokio::task::spawn_blocking(move || {
-            if !written.is_empty() && is_over(&written, group, bound) {
-                return Some(Ended::TooMuchDisk);
+            // First of all: the more there are, the longer takes all else.
+            if memory.is_some() || tasks.is_some() {
+                let held = processes::held_by_group(group);
+                if tasks.is_some_and(|most| held.tasks > most) {
+                    return Some(Ended::TooManyTasks);
+                }
+                if memory.is_some_and(|most| held.memory > most) {
+                    return Some(Ended::TooMuchMemory);
+                }
             }
-            let most = memory?;
-            (processes::memory_of_group(group) > most).then_some(Ended::TooMuchMemory)
+            (!written.is_empty() && is_over(&written, group, bound)).then_some(Ended::TooMuchDisk)
         }));
     }
 
@@ -226,7 +251,7 @@ mod tests {
         invocation.written = vec![dir.path().to_owned()];
         invocation.limits.written_bytes = 1;
         let nobody = i32::MAX;
-        let mut watch = Watch::new(&invocation, nobody, false);
+        let mut watch = Watch::new(&invocation, nobody, LookedAt::unless_held(None));
         let called_away = async {
             loop {
                 tokio::select! {

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use worker_backends::{
-    DigestError, Gpu, Machine, ProbeError, ProbeLimits, Programs, Vulkan, gib, vulkan,
+    DigestError, Gpu, Machine, ProbeError, ProbeLimits, Programs, Vulkan, gib, is_library_here,
+    library, vulkan,
 };
 
 fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
@@ -279,6 +280,36 @@ fn a_vulkan_loader_and_its_drivers() {
     assert_eq!(found.drivers, ["nvidia_icd", "radeon_icd"]);
 }
 
+#[test]
+fn a_library_is_looked_for_where_the_systems_loader_looks() {
+    let here = Rig::new();
+    let root = here.dir.path();
+    assert_eq!(library(root, "libx.so.1"), None);
+    // A folder that the operator told the loader of.
+    here.put(
+        "etc/ld.so.cache",
+        "glibc-ld.so.cache1.1\0libx.so.1\0/opt/vendor/libx.so.1\0",
+    );
+    assert_eq!(
+        library(root, "libx.so.1"),
+        None,
+        "the cache alone is no file"
+    );
+    here.put("opt/vendor/libx.so.1", "");
+    assert_eq!(
+        library(root, "libx.so.1"),
+        Some(root.join("opt/vendor/libx.so.1"))
+    );
+    assert_eq!(library(root, "x.so.1"), None);
+    here.put("usr/lib64/liby.so", "");
+    assert_eq!(
+        library(root, "liby.so"),
+        Some(root.join("usr/lib64/liby.so"))
+    );
+    assert!(is_library_here("libx.so.1") == cfg!(all(unix, not(target_os = "macos"))));
+    assert!(is_library_here("x.dll") == cfg!(windows));
+}
+
 #[tokio::test]
 async fn answers_outlive_the_worker_and_a_broken_one_is_asked_for_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -303,6 +334,16 @@ async fn answers_outlive_the_worker_and_a_broken_one_is_asked_for_again() {
         );
         assert_eq!(asked(), 1);
     }
+    // A program tells of more than itself: after a day it is asked again.
+    let entry = fs::read_dir(&kept).unwrap().next().unwrap().unwrap();
+    let old = std::time::SystemTime::now() - Duration::from_secs(25 * 60 * 60);
+    let file = fs::File::options().write(true).open(entry.path()).unwrap();
+    file.set_modified(old).unwrap();
+    let programs = Programs::with_answers(dir.path().to_owned(), Some(kept.clone()));
+    probe(&programs, &program, &limits).await.unwrap();
+    assert_eq!(asked(), 2);
+    fs::remove_file(dir.path().join("asked")).unwrap();
+    fs::write(dir.path().join("asked"), "x\n").unwrap();
     for entry in fs::read_dir(&kept).unwrap().flatten() {
         fs::write(entry.path(), [0xff, 0xfe]).unwrap();
     }

@@ -467,6 +467,27 @@ async fn what_it_writes_is_bounded_by_file_and_in_sum() {
 }
 
 #[tokio::test]
+async fn processes_are_counted_over_the_whole_group_and_end_at_once() {
+    // Deaf to being asked, and with children that are.
+    let mut sh = Sh::new(
+        "trap '' TERM; echo $$ > head; n=0; while [ $n -lt 40 ]; do n=$((n+1)); sleep 600 & done; wait; wait",
+    );
+    sh.invocation.limits.tasks = 20;
+    sh.invocation.limits.grace = LONG;
+    let exit = sh.run().await;
+    assert!(exit.too_many_tasks && exit.signal == Some(9), "{exit:?}");
+    assert_gone(sh.pid("head").await).await;
+    let mut sh = Sh::new("sleep 0.5 & sleep 0.5 & wait");
+    sh.invocation.limits.tasks = 20;
+    let exit = sh.run().await;
+    assert_eq!(
+        (exit.code, exit.too_many_tasks),
+        (Some(0), false),
+        "{exit:?}"
+    );
+}
+
+#[tokio::test]
 async fn memory_is_bounded_over_the_whole_group() {
     let mut sh = Sh::new("head -c 200000000 /dev/zero | tail | wc -c; sleep 600");
     sh.invocation.limits.memory_bytes = Some(50 << 20);
@@ -572,6 +593,20 @@ async fn helper_in_a_control_group() {
     killed.invocation.limits.memory_bytes = Some(64 << 20);
     let exit = killed.run().await;
     assert!(!exit.out_of_memory && exit.signal == Some(9), "{exit:?}");
+    // Beyond the number of its tasks the kernel gives it no more, where the hierarchy counts them.
+    let mut many = Sh::new(
+        "n=0; while [ $n -lt 40 ]; do n=$((n+1)); sleep 600 & done 2>/dev/null; echo all of them; sleep 5",
+    );
+    many.invocation.limits.memory_bytes = Some(64 << 20);
+    many.invocation.limits.tasks = 20;
+    let exit = many.run().await;
+    let counted = fs::read_to_string(base.join("cgroup.subtree_control")).unwrap();
+    if counted.contains("pids") {
+        assert!(!exit.stdout_tail.contains("all of them"), "{exit:?}");
+        assert!(!exit.too_many_tasks, "{exit:?}");
+    } else {
+        assert!(exit.too_many_tasks, "{exit:?}");
+    }
     // What leaves the group and the session, with another environment, is in the control group still.
     let mut leaves = Sh::new(
         "env -i setsid sh -c 'trap \"\" TERM HUP; echo $$ > deaf; while :; do sleep 1; done' & while ! [ -s deaf ]; do sleep 0.02; done; cat /proc/self/cgroup",
@@ -597,12 +632,78 @@ async fn helper_in_a_control_group() {
     left.run().await;
 }
 
-/// With a control group that was handed over. Where the machine has none, this shows nothing, and says so.
+/// A control group that is handed over to a process, made by root where the system has version 2 with memory; else what this
+/// process was given, if anything.
+struct HandedOver(Option<PathBuf>);
+
+impl HandedOver {
+    fn make() -> Self {
+        let root = Path::new("/sys/fs/cgroup");
+        let group = root.join(format!("worker-tests-{}", std::process::id()));
+        // As a manager does it: memory is divided among groups, one of them is made, and marked.
+        let put = |file: PathBuf, text: &str| {
+            fs::OpenOptions::new()
+                .write(true)
+                .open(file)?
+                .write_all(text.as_bytes())
+        };
+        let made = put(root.join("cgroup.subtree_control"), "+memory")
+            .and_then(|()| fs::create_dir(&group));
+        if made.is_err() {
+            return Self(None);
+        }
+        let _ = put(root.join("cgroup.subtree_control"), "+pids");
+        let flags = rustix::fs::XattrFlags::empty();
+        let marked = rustix::fs::setxattr(&group, "user.delegate", b"1", flags);
+        if marked.is_err() && Path::new("/run/systemd/system").is_dir() {
+            let _ = fs::remove_dir(&group);
+            return Self(None);
+        }
+        Self(Some(group))
+    }
+
+    /// A command that goes into it before it does anything.
+    fn command(&self, program: &Path) -> std::process::Command {
+        let Some(group) = &self.0 else {
+            return std::process::Command::new(program);
+        };
+        let mut command = std::process::Command::new("/bin/sh");
+        // A group that divides memory takes no process: the second one goes where the first had gone.
+        let enter = "{ echo $$ > \"$0/studio-worker.self/cgroup.procs\" || echo $$ > \"$0/cgroup.procs\"; } 2>/dev/null; exec \"$@\"";
+        command.args(["-c", enter]).arg(group).arg(program);
+        command
+    }
+}
+
+impl Drop for HandedOver {
+    fn drop(&mut self) {
+        if let Some(group) = &self.0 {
+            let _ = fs::remove_dir(group.join("studio-worker.self"));
+            let _ = fs::remove_dir(group);
+        }
+    }
+}
+
+/// Past the harness, which swallows what passing tests print, and into the list that a whole run ends with.
+fn not_run(why: &str) {
+    let line = format!("NOT RUN: programs in control groups: {why}\n");
+    let _ = write!(std::io::stderr(), "\n{line}");
+    if let Some(list) = std::env::var_os("WORKER_TESTS_NOT_RUN") {
+        let list = fs::OpenOptions::new().append(true).create(true).open(list);
+        list.and_then(|mut list| list.write_all(line.as_bytes()))
+            .unwrap();
+    }
+}
+
+/// With a control group that was handed over: one that this test makes where it can, else the one that it is in. Where the machine
+/// has neither, this shows nothing, and says so.
 #[tokio::test]
 async fn a_control_group_holds_and_ends_programs_whatever_they_do() {
     let dir = tempfile::tempdir().unwrap();
+    let group = HandedOver::make();
     let start = || {
-        std::process::Command::new(std::env::current_exe().unwrap())
+        group
+            .command(&std::env::current_exe().unwrap())
             .args([
                 "--exact",
                 "helper_in_a_control_group",
@@ -619,12 +720,9 @@ async fn a_control_group_holds_and_ends_programs_whatever_they_do() {
         if let Some(status) = worker.try_wait().unwrap() {
             assert!(status.success(), "{status}");
             let why = fs::read_to_string(dir.path().join("not-here")).unwrap();
-            // Past the harness, which swallows what passing tests print. No failure: a control group that was handed over
-            // cannot be installed.
-            let _ = writeln!(
-                std::io::stderr(),
-                "\nNOT RUN: programs in control groups: {why}"
-            );
+            // One that nobody can hand over cannot be installed; one that was must be used.
+            assert!(group.0.is_none(), "it was handed a control group: {why}");
+            not_run(&why);
             return;
         }
         if fs::read_to_string(&child).is_ok_and(|text| text.ends_with('\n')) {

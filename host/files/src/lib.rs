@@ -18,7 +18,7 @@ mod sniff;
 
 pub use cache::{
     CacheEntry, CacheError, CacheKey, CachedFile, Checked, Freed, InUse, ModelCache, ObtainError,
-    Partial, PartialEntry, Received, Stamp, Verdict, WantedFile,
+    Partial, PartialEntry, Received, Stamp, Verdict, WantedFile, quarantined,
 };
 pub use collect::{Collected, CommandFiles, OutputKind};
 pub use entry::{Entry, FileError, FileId, FileInfo};

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 use worker_files::{
     CacheError, CacheKey, CachedFile, ModelCache, ObtainError, Partial, Received, Verdict,
-    WantedFile,
+    WantedFile, quarantined,
 };
 
 fn digest(text: &str) -> [u8; 32] {
@@ -462,6 +462,84 @@ async fn partial_downloads_are_given_up_by_age_but_not_in_flight() {
         .map(|partial| partial.key)
         .collect();
     assert_eq!(left, keys[1..]);
+}
+
+#[tokio::test]
+async fn what_was_set_aside_goes_after_two_weeks() {
+    let rig = Rig::new();
+    let held = rig.get(&by_digest("model"), "model").await.unwrap();
+    let path = held.path.clone();
+    drop(held);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&path, "other").unwrap();
+    let other = rig.cache.list().unwrap().remove(0);
+    assert_eq!(
+        rig.cache.verify(&other.key).unwrap().verdict,
+        Verdict::Damaged
+    );
+    let (count, bytes) = quarantined(rig.dir.path());
+    assert!(count == 1 && bytes > 0, "{count} {bytes}");
+    // The file itself is as old as it was; its name says since when it is here.
+    let folder = rig.path(".studio-worker/quarantine");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let (now, day) = (now.unwrap().as_secs(), 24 * 60 * 60);
+    let old = folder.join(format!("{}.{}.00", other.key, now - 15 * day));
+    let new = folder.join(format!("{}.{}.00", other.key, now - 13 * day));
+    for file in [&old, &new] {
+        fs::write(file, "x").unwrap();
+    }
+    let freed = rig.cache.collect_garbage(None).unwrap();
+    assert_eq!(freed.set_aside, 1);
+    assert!(!old.exists() && new.exists());
+    assert_eq!(quarantined(rig.dir.path()).0, 2);
+    // A worker that starts does the same, with a name of before there was a time in it, too.
+    let older = folder.join(format!("{}.00", other.key));
+    fs::write(&older, "x").unwrap();
+    let then = SystemTime::now() - Duration::from_secs(15 * day);
+    let file = fs::File::options().write(true).open(&older).unwrap();
+    file.set_modified(then).unwrap();
+    ModelCache::open(rig.dir.path()).unwrap();
+    assert!(!older.exists() && new.exists());
+}
+
+/// What is being brought has its record before its file: whoever comes in between does not take it for lost.
+#[tokio::test]
+async fn a_record_whose_file_is_on_its_way_is_left_alone() {
+    let rig = Rig::new();
+    let held = rig.get(&by_digest("model"), "model").await.unwrap();
+    let (path, key) = (held.path.clone(), held.key);
+    drop(held);
+    let record = rig.path(&format!(".studio-worker/index/{key}.json"));
+    fs::remove_file(&path).unwrap();
+    let flight = rig.path(&format!(".studio-worker/flight/{key}"));
+    let flight = fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(flight)
+        .unwrap();
+    flight.lock().unwrap();
+    assert!(rig.cache.lookup(&key).unwrap().is_none());
+    assert!(record.exists());
+    drop(flight);
+    assert!(rig.cache.lookup(&key).unwrap().is_none());
+    assert!(!record.exists(), "nobody brings it");
+}
+
+/// Checked on demand, a file is checked on the disk, and is on it for good from then on.
+#[tokio::test]
+async fn a_file_that_was_checked_is_settled() {
+    let rig = Rig::new();
+    let held = rig.get(&by_digest("model"), "model").await.unwrap();
+    let key = held.key;
+    drop(held);
+    let record = rig.path(&format!(".studio-worker/index/{key}.json"));
+    let mut told: serde_json::Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    told["unsettled"] = "another start".into();
+    fs::write(&record, told.to_string()).unwrap();
+    assert_eq!(rig.cache.verify(&key).unwrap().verdict, Verdict::Whole);
+    let told = fs::read_to_string(&record).unwrap();
+    assert!(!told.contains("another start"), "{told}");
 }
 
 #[tokio::test]

@@ -23,6 +23,9 @@ pub struct Asked {
     pub programs: Vec<String>,
     /// Prefixes of the addresses that builds of its programs are downloaded from.
     pub build_urls: Vec<String>,
+    /// Shared objects that these builds take from the system. No wish: a machine without them is no place for the builds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub system_libraries: Vec<String>,
     /// Environment variables that it sets for its programs.
     pub environment: Vec<String>,
     /// Hosts that it sends requests to and downloads from, beside what an offer names.
@@ -193,6 +196,11 @@ impl Asked {
                 .then_some(())
                 .ok_or("is not an https:// prefix that ends in a slash")
         })?;
+        check_items("system library", &self.system_libraries, |name| {
+            names::is_library(name)
+                .then_some(())
+                .ok_or("is not a bare name of a shared object")
+        })?;
         check_items("environment variable", &self.environment, |name| {
             if names::is_forbidden_variable(name) {
                 return Err("decides what a program loads or where it connects; no plugin gets it");
@@ -292,6 +300,7 @@ impl Asked {
         Self {
             programs: part("programs", &self.programs, &given.programs),
             build_urls: part("build-urls", &self.build_urls, &given.build_urls),
+            system_libraries: Vec::new(),
             environment: part("environment", &self.environment, &given.environment),
             hosts: part("hosts", &self.hosts, &given.hosts),
             secrets: secrets

@@ -25,6 +25,14 @@ pub(crate) fn is_program(name: &str) -> bool {
         && !name.to_ascii_lowercase().ends_with(".exe")
 }
 
+/// A bare name of a shared object, as any system names them.
+pub(crate) fn is_library(name: &str) -> bool {
+    is_program(name)
+        && [".so", ".dylib", ".dll"]
+            .iter()
+            .any(|part| name.contains(part))
+}
+
 /// Whether a program runs whatever it is told to: a shell, an interpreter, or one that starts others.
 /// Version suffixes are seen through: `python3.12` is `python`.
 pub(crate) fn is_interpreter(name: &str) -> bool {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use worker_backends::{
@@ -20,10 +20,13 @@ use worker_plugins::contract::{Backend, BackendStatus, Failure};
 use worker_plugins::{Engine, Generation};
 
 use crate::effects::ProgramRules;
-use crate::provision::{Archives, shown};
+use crate::provision::{Archives, lacking, shown};
 
 /// How often programs are looked for again. Shorter only touches the disk more; longer advertises what is gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// How often releases and caches that nobody uses are looked for. They wait for months, so that a day matters little.
+const SWEEP_AGAIN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A program that is there.
 #[derive(Clone, Debug)]
@@ -226,12 +229,24 @@ impl Programs {
             .filter(|backend| !backend.optional)
     }
 
-    /// Looks again, now and then; runs until it is dropped.
-    pub async fn keep_looking(&self, generation: impl Fn() -> Arc<Generation>) {
+    /// Looks again, now and then, and once a day for what nobody uses any more; runs until it is dropped.
+    pub async fn keep_looking(self: &Arc<Self>, generation: impl Fn() -> Arc<Generation>) {
+        let mut swept: Option<Instant> = None;
         loop {
+            // What serves was looked for, and so is in use.
+            if swept.is_none_or(|then| then.elapsed() >= SWEEP_AGAIN) {
+                swept = Some(Instant::now());
+                let programs = Arc::clone(self);
+                drop(tokio::task::spawn_blocking(move || programs.sweep_unused()));
+            }
             tokio::time::sleep(LOOK_AGAIN).await;
             self.discover(&generation()).await;
         }
+    }
+
+    fn sweep_unused(&self) {
+        self.releases.sweep_unused();
+        self.rules.sweep_caches();
     }
 
     async fn look(&self, engine: &Engine, alternatives: &[&Backend]) -> Found {
@@ -346,17 +361,20 @@ impl Programs {
                 let origin = format!("downloaded, {}", shown(&archive));
                 Ok((path, origin, archive.release))
             }
-            Ok(None) => Err(match self.archives.useless(&archive) {
-                Some(why) => missing(self.install_by_hand(backend, &why), None),
-                None => missing(
-                    format!(
-                        "`{}` is not on this machine yet; {} is downloaded for the first job that needs it",
-                        backend.program,
-                        shown(&archive)
-                    ),
-                    Some(archive),
-                ),
-            }),
+            Ok(None) => {
+                let why = self.archives.useless(&archive);
+                match why.or_else(|| lacking(engine, backend, &archive)) {
+                    Some(why) => Err(missing(self.install_by_hand(backend, &why), None)),
+                    None => Err(missing(
+                        format!(
+                            "`{}` is not on this machine yet; {} is downloaded for the first job that needs it",
+                            backend.program,
+                            shown(&archive)
+                        ),
+                        Some(archive),
+                    )),
+                }
+            }
             Err(error) => Err(missing(error.to_string(), None)),
         }
     }

@@ -4,12 +4,13 @@
 //! one that the operator names in the plugin's variables; nothing is downloaded before a job needs it.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
-use worker_backends::{Archive, ProvisionError, Releases};
+use worker_backends::{Archive, ProvisionError, Releases, is_library_here, library};
 use worker_egress::{Egress, OnProgress, shown_url};
 use worker_plugins::Engine;
 use worker_plugins::contract::{Backend, Build, Failure, Progress};
@@ -39,6 +40,21 @@ fn variable(name: Option<&String>) -> Option<String> {
     let value = std::env::var(name?).ok()?;
     let value = value.trim();
     (!value.is_empty()).then(|| value.to_owned())
+}
+
+/// Why an archive is of no use on this system: a shared object that the plugin's builds take from it is not there. What an
+/// archive of the operator's own needs, nobody knows beforehand.
+pub(crate) fn lacking(engine: &Engine, backend: &Backend, archive: &Archive) -> Option<String> {
+    if variable(backend.overrides.url.as_ref()).is_some() {
+        return None;
+    }
+    let mut needed = engine.asked().system_libraries.iter();
+    let missing = |name: &&String| is_library_here(name) && library(Path::new("/"), name).is_none();
+    let name = needed.find(missing)?;
+    Some(format!(
+        "{} needs the system's `{name}`, which is not there (once it is, the release is downloaded for the first job)",
+        shown(archive)
+    ))
 }
 
 impl Archives {

@@ -62,6 +62,8 @@ pub(crate) async fn start(
         let gone = instance.gone().await;
         let ready = match ready {
             Err(NotReady::Died) if gone.open => Err(NotReady::Open),
+            // There are programs that find their port taken and end as if all were well.
+            Err(NotReady::Died) if is_taken(port, instance.pid).await => Err(NotReady::Conflict),
             other => other,
         };
         match ready {
@@ -120,6 +122,12 @@ enum NotReady {
     Died,
     Late(Duration),
     Cancelled,
+}
+
+/// Whether somebody else listens on the port.
+async fn is_taken(port: u16, group: i32) -> bool {
+    let holder = tokio::task::spawn_blocking(move || port::holder(port, group)).await;
+    matches!(holder, Ok(Holder::Other))
 }
 
 async fn until_ready(slot: &Slot, limits: &Limits, instance: &Instance) -> Result<(), NotReady> {

@@ -13,9 +13,10 @@ use crate::workspace::{Package, Workspace};
 
 /// Fields of `[package.metadata.studio-worker]` that go into the component, as the grants that it
 /// asks for; the worker checks what is in them.
-const GRANTS: [&str; 6] = [
+const GRANTS: [&str; 7] = [
     "programs",
     "build-urls",
+    "system-libraries",
     "environment",
     "hosts",
     "secrets",

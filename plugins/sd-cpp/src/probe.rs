@@ -27,6 +27,13 @@ const FIRST_WITHOUT_PROMPT: u32 = 391;
 /// An option that came shortly after [`FIRST_WITHOUT_PROMPT`].
 const NEWER_THAN_NO_PROMPT: &str = "--sigmas";
 
+/// First release whose server is taken to have the native routes as this plugin asks them. They came in the spring of 2026, after
+/// 552 and before this one; which release it was is not known, and one too late costs only a server that is not used.
+const FIRST_WITH_NATIVE_ROUTES: u32 = 611;
+
+/// An option that came with [`FIRST_WITH_NATIVE_ROUTES`].
+const AS_NEW_AS_NATIVE_ROUTES: &str = "--backend";
+
 /// One program.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Probe {
@@ -109,6 +116,12 @@ impl Probe {
         self.is_since(FIRST_WITHOUT_PROMPT, NEWER_THAN_NO_PROMPT)
     }
 
+    /// Whether a server of this release has the native routes. One without answers nothing that is asked of it, for as long as it
+    /// is given to become ready.
+    pub(crate) fn has_native_routes(&self) -> bool {
+        self.is_since(FIRST_WITH_NATIVE_ROUTES, AS_NEW_AS_NATIVE_ROUTES)
+    }
+
     /// Whether the mode has to be said, as up to release 239: `txt2img`, `img2img`, `edit`.
     pub(crate) fn has_modes(&self) -> bool {
         self.lists("--mode", "txt2img")
@@ -147,10 +160,10 @@ impl Probe {
         }
     }
 
-    /// Whether another program is of the same release, as far as can be told. Two of an operator's own are, when they take
-    /// the same options of those in question.
+    /// Whether another program is of the same release, as far as can be told: by what the host knows and by its own word. Two of an
+    /// operator's own that say nothing are, when they take the same options of those in question.
     pub(crate) fn is_of_the_release_of(&self, other: &Self) -> bool {
-        self.release == other.release
+        self.release == other.release && self.said == other.said
     }
 
     /// How the program is called in a failure.
@@ -242,6 +255,14 @@ mod tests {
         assert!(probe("  --seed", Some("master-552-abc1234")).writes_webp());
         assert!(probe("  --hires", None).writes_webp());
         assert!(!probe("  --seed", None).writes_webp());
+    }
+
+    #[test]
+    fn native_routes_by_release_or_by_an_option_as_new() {
+        assert!(!probe("  --backend", Some("master-610-abc1234")).has_native_routes());
+        assert!(probe("  --seed", Some("master-611-abc1234")).has_native_routes());
+        assert!(probe("  --backend", None).has_native_routes());
+        assert!(!probe("  --hires", None).has_native_routes());
     }
 
     #[test]

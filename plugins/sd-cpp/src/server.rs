@@ -94,6 +94,9 @@ pub(crate) fn launch<'a>(
             cli.name()
         ));
     }
+    if !probe.has_native_routes() {
+        return because("it is from before its native routes".to_owned());
+    }
     if plan.steps > MOST_STEPS {
         return because(format!("it draws at most {MOST_STEPS} steps"));
     }

@@ -9,7 +9,7 @@ use crate::probe::Probe;
 
 /// Options of release 827 that the plugin may use.
 pub(crate) const NEWEST: &str = "  -o, --output\n  -m, --model\n  --clip_l\n  --clip_g\n  --t5xxl\n  --clip_vision\n  --llm\n  --llm_vision\n  --qwen2vl\n  \
-     --qwen2vl_vision\n  --diffusion-model\n  --vae\n  --lora-model-dir\n  --model-args\n  --offload-to-cpu\n  --mmap\n  --max-vram\n  --diffusion-fa\n  -p, --prompt\n  \
+     --qwen2vl_vision\n  --diffusion-model\n  --vae\n  --lora-model-dir\n  --model-args\n  --backend\n  --offload-to-cpu\n  --mmap\n  --max-vram\n  --diffusion-fa\n  -p, --prompt\n  \
      --prompt-file\n  -n, --negative-prompt\n  --negative-prompt-file\n  -i, --init-img\n  --mask\n  -r, --ref-image\n  -H, --height\n  -W, --width\n  --steps\n  \
      --cfg-scale\n  --strength\n  --flow-shift\n  --disable-image-metadata\n  -s, --seed\n  --sampling-method\n  --scheduler\n  --sigmas\n  --hires\n";
 

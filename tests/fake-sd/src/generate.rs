@@ -54,7 +54,7 @@ impl Job {
 
 /// Generates; the exit code.
 pub(crate) fn run(request: &Request, stage: &Stage, arguments: &[String]) -> u8 {
-    let Some(job) = job(request, stage.release) else {
+    let Some(job) = job(request, stage) else {
         return 1;
     };
     stage.record(arguments, "generate", job.detail());
@@ -70,11 +70,12 @@ pub(crate) fn run(request: &Request, stage: &Stage, arguments: &[String]) -> u8 
 }
 
 /// Reads pictures, texts and weights; what is wrong has been said.
-fn job(request: &Request, release: Release) -> Option<Job> {
+fn job(request: &Request, stage: &Stage) -> Option<Job> {
+    let release = stage.release;
     let given = inputs(request).ok()?;
     let prompt = text(request, "--prompt", "--prompt-file")?;
     let negative = text(request, "--negative-prompt", "--negative-prompt-file")?;
-    if !weights(request, release) {
+    if !weights(request, stage) {
         return None;
     }
     let (prompt, loras) = loras(&prompt, request.get("--lora-model-dir").unwrap_or("."));
@@ -131,7 +132,7 @@ pub(crate) fn draw(job: &Job, stage: &Stage, tiled: bool) -> Option<image::RgbIm
         3230,
         &format!("generating image: 1/1 - seed {}", job.seed),
     );
-    if !sample(u32::try_from(job.steps).unwrap_or(1), stage, stage.release) {
+    if !sample(u32::try_from(job.steps).unwrap_or(1), stage) {
         return None;
     }
     decode(stage.mode, tiled);
@@ -220,7 +221,7 @@ const WEIGHTS: &[&str] = &[
 ];
 
 /// Looks at every file of weights: it is there and begins like one.
-pub(crate) fn weights(request: &Request, release: Release) -> bool {
+pub(crate) fn weights(request: &Request, stage: &Stage) -> bool {
     let given: Vec<_> = WEIGHTS
         .iter()
         .filter_map(|option| request.get(option))
@@ -248,12 +249,13 @@ pub(crate) fn weights(request: &Request, release: Release) -> bool {
         }
     }
     info(ENGINE, 301, "Version: Z-Image ");
-    let (character, unit) = release.loading_bar();
+    let (character, unit) = stage.release.loading_bar();
     for _ in &given {
         for done in [397, 794, 1131] {
             bar((character, character), done, 1131, &format!("682.10{unit}"));
         }
     }
+    let_be_read(stage.mode);
     info(
         ENGINE,
         770,
@@ -324,6 +326,14 @@ pub(crate) fn rounded(asked: i64) -> u32 {
     u32::try_from(rounded.clamp(MULTIPLE, 8192)).unwrap_or(512)
 }
 
+/// A slow program stops after a bar that is none of steps for longer than its reader gathers lines: whoever takes it for one is
+/// seen to.
+fn let_be_read(mode: Mode) {
+    if let Mode::Slow(_) = mode {
+        std::thread::sleep(Duration::from_millis(250));
+    }
+}
+
 /// Ways to end before the first step, or to hold it up.
 pub(crate) fn misbehave(mode: Mode) -> Option<u8> {
     match mode {
@@ -364,9 +374,10 @@ pub(crate) fn misbehave(mode: Mode) -> Option<u8> {
 }
 
 /// The steps with their bar; the diffusion weights are loaded lazily in the first one. Whether it went well.
-fn sample(steps: u32, stage: &Stage, release: Release) -> bool {
-    let (character, unit) = release.loading_bar();
+fn sample(steps: u32, stage: &Stage) -> bool {
+    let (character, unit) = stage.release.loading_bar();
     bar((character, character), 57, 57, &format!("812.55{unit}"));
+    let_be_read(stage.mode);
     let pause = match stage.mode {
         Mode::Slow(total) => Duration::from_millis(total / u64::from(steps)),
         _ => Duration::ZERO,
@@ -414,10 +425,11 @@ fn failed_generation() -> bool {
 fn decode(mode: Mode, tiled: bool) {
     info(ENGINE, 3340, "decoding 1 latents");
     // Tiles share the shape of steps: a reader that counts any bar is wrong here.
-    if tiled || mode == Mode::Ok {
+    if tiled || matches!(mode, Mode::Ok | Mode::Slow(_)) {
         for tile in 1..=4 {
             bar(('=', '>'), tile, 4, "3.41it/s");
         }
+        let_be_read(mode);
     }
     info(ENGINE, 3355, "decode_first_stage completed, taking 0.40s");
     info(ENGINE, 3471, "generate_image completed in 2.31s");

@@ -79,6 +79,12 @@ impl Release {
         self.0 >= 411
     }
 
+    /// The server has its native routes. Which release brought them is not known but that it was one of 553 to 611; the last of
+    /// them is played, so that a driver that counts on an earlier one is found out.
+    pub(crate) fn has_native_routes(self) -> bool {
+        self.0 >= 611
+    }
+
     /// Knows `--version` as its first argument.
     pub(crate) fn has_version(self) -> bool {
         self.0 >= 405

@@ -1,8 +1,9 @@
 //! The server: native asynchronous routes as the real one has them, with its vices, and the two compatible routes that
 //! read settings out of a prompt.
 //!
-//! What is not played: `/v1/images/edits`, the other `sdapi` routes that draw, videos, and a port shared with another server.
-//! The real one sets `SO_REUSEPORT`; this one finds the port taken, and then ends with 0 as the real one does.
+//! What is not played: `/v1/images/edits`, the other `sdapi` routes that draw, videos, and a port shared with another server
+//! (the real one sets `SO_REUSEPORT`; `stand-in-server` plays that). This one finds the port taken, and then ends with 0 as the
+//! real one does where it cannot share.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ struct Shared {
 
 /// Serves until it is killed; the exit code.
 pub(crate) fn run(launched: Request, stage: &Stage, arguments: &[String]) -> u8 {
-    if !generate::weights(&launched, stage.release) {
+    if !generate::weights(&launched, stage) {
         return 1;
     }
     let address = launched.get("--listen-ip").unwrap_or("127.0.0.1");
@@ -112,6 +113,9 @@ fn serve(shared: &Shared, stream: &TcpStream) {
 fn route(shared: &Shared, request: &http::Request) -> (u16, Option<Value>) {
     let path = request.path.split('?').next().unwrap_or_default();
     let ok = |value: Value| (200, Some(value));
+    if path.starts_with("/sdcpp/") && !shared.stage.release.has_native_routes() {
+        return (404, None);
+    }
     match (request.method.as_str(), path) {
         ("GET", "/") => ok(json!("Stable Diffusion Server is running")),
         ("GET", "/v1/models") => {

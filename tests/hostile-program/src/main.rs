@@ -3,6 +3,8 @@
 //! `stand-in DEED [ARGUMENT]…`; the last line of standard output is `did` or `refused: WHY`. Deeds that are not about
 //! being refused end as they say.
 
+mod shared;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -84,6 +86,12 @@ fn deed(words: &[&str]) -> io::Result<()> {
         ["pair-to", path] => {
             UnixDatagram::pair().and_then(|(from, _other)| from.send_to(b"x", path).map(drop))
         }
+        ["made", kind] => shared::made(kind),
+        ["segment"] => shared::segment().map(|id| println!("{id}")),
+        ["attached", id] => shared::attached(id.parse().unwrap_or(-1)),
+        ["removed", id] => shared::removed(id.parse().unwrap_or(-1)),
+        ["many-tasks", processes, threads] => many_tasks(number(processes), threads),
+        ["many-threads", threads] => many_threads(number(threads)),
         ["pair"] => UnixStream::pair().and_then(|(mut from, _to)| from.write_all(b"x")),
         _ => Err(io::Error::other("no such deed")),
     }
@@ -120,6 +128,26 @@ fn nameless(path: &Path, mib: u64) -> io::Result<()> {
         fs::remove_file(path)?;
         file.write_all_at(&block, 0)?;
         held.push(file);
+    }
+    wait_for_ever()
+}
+
+/// Processes with threads of their own, that wait until they are ended.
+fn many_tasks(processes: u64, threads: &str) -> io::Result<()> {
+    let own = std::env::current_exe()?;
+    let mut children = Vec::new();
+    for _ in 0..processes {
+        let mut child = Command::new(&own);
+        child.args(["many-threads", threads]);
+        children.push(child.stdout(std::process::Stdio::null()).spawn()?);
+    }
+    wait_for_ever()
+}
+
+fn many_threads(threads: u64) -> io::Result<()> {
+    for _ in 0..threads {
+        let small = std::thread::Builder::new().stack_size(16 << 10);
+        small.spawn(wait_for_ever)?;
     }
     wait_for_ever()
 }

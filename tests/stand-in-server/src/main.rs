@@ -5,16 +5,21 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::zombie_processes,
     reason = "a stand-in may break; the tests are about who looks after it"
 )]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::process::exit;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio, exit};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 const HELP: &str = "usage: stand-in [OPTIONS] [HOST:PORT]
   --load-ms N     answer 503 on /health for so long
@@ -25,6 +30,8 @@ const HELP: &str = "usage: stand-in [OPTIONS] [HOST:PORT]
   --wrong-port    listen on another port
   --open          listen for other machines too
   --deaf          answer 409 to /v1/cancel and go on
+  --taken FILE    the first time, find the port taken by somebody else and end with code 0; FILE says that it was
+  --shared FILE   the first time, share the port with somebody else who came first; FILE says that it was
   --model FILE    what /v1/model answers
 ";
 
@@ -38,6 +45,9 @@ struct Options {
     wrong_port: bool,
     open: bool,
     deaf: bool,
+    taken: Option<String>,
+    shared: Option<String>,
+    stranger: Option<String>,
     model: Option<String>,
     at: Option<String>,
 }
@@ -61,13 +71,30 @@ fn main() {
         println!("worked");
         return;
     };
+    if let Some(note) = &options.stranger {
+        stranger(&at, note);
+        return;
+    }
+    if let Some(note) = options.taken.as_ref().or(options.shared.as_ref())
+        && !Path::new(note).exists()
+    {
+        let _stranger = somebody_else(&at, note);
+        if options.taken.is_some() {
+            eprintln!("listening");
+            return;
+        }
+    }
     let (_, port) = at.rsplit_once(':').expect("HOST:PORT");
     let at = match (options.wrong_port, options.open) {
         (true, _) => "127.0.0.1:0".to_owned(),
         (_, true) => format!("0.0.0.0:{port}"),
         _ => at,
     };
-    let listener = TcpListener::bind(at).expect("a port");
+    let listener = if options.shared.is_some() {
+        sharing(&at)
+    } else {
+        TcpListener::bind(at).expect("a port")
+    };
     eprintln!("listening");
     let state = Arc::new(State {
         options,
@@ -80,6 +107,48 @@ fn main() {
         let state = state.clone();
         thread::spawn(move || serve(&stream, &state));
     }
+}
+
+/// A process of nobody's: neither of our group nor with anything in its environment by which it could be known for ours.
+fn somebody_else(at: &str, note: &str) -> Child {
+    let child = Command::new(std::env::current_exe().expect("a path"))
+        .args(["--stranger", note, at])
+        .env_clear()
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("somebody else");
+    while !Path::new(note).exists() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+/// Listens, says so in the note, and takes what comes for its own until the note is gone, or a minute over.
+fn stranger(at: &str, note: &str) {
+    let listener = sharing(at);
+    std::fs::write(note, "listening").expect("a note");
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            answer(&stream, "200 OK", "", b"a stranger");
+        }
+    });
+    let began = Instant::now();
+    while Path::new(note).exists() && began.elapsed() < Duration::from_secs(60) {
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A port that others may have too, if they say the same.
+fn sharing(at: &str) -> TcpListener {
+    let address: SocketAddr = at.parse().expect("HOST:PORT");
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_reuse_port(true).expect("an option");
+    socket.bind(&address.into()).expect("a port");
+    socket.listen(16).expect("a listening socket");
+    socket.into()
 }
 
 fn options() -> Options {
@@ -100,6 +169,9 @@ fn options() -> Options {
             "--wrong-port" => options.wrong_port = true,
             "--open" => options.open = true,
             "--deaf" => options.deaf = true,
+            "--taken" => options.taken = Some(value()),
+            "--shared" => options.shared = Some(value()),
+            "--stranger" => options.stranger = Some(value()),
             "--model" => options.model = Some(value()),
             _ if word.starts_with('-') => {
                 eprintln!("error: unknown argument: {word}");

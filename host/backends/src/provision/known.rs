@@ -5,10 +5,10 @@
 //! anew at each look (a command may have changed it meanwhile) and replaced by a rename.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -17,6 +17,10 @@ use sha2::{Digest, Sha256};
 const REMEMBERED: usize = 256;
 /// Longest file that is read.
 const MAX_BYTES: u64 = 1 << 20;
+
+/// How often the lock is tried, and how many times. A change takes milliseconds, on a full disk seconds.
+const PAUSE: Duration = Duration::from_millis(20);
+const TRIES: u32 = if cfg!(test) { 5 } else { 500 };
 
 /// What is known of one address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +57,12 @@ pub enum KnownError {
         path: PathBuf,
         /// What is wrong.
         why: String,
+    },
+    /// Another one holds it and does not let go.
+    #[error("{} is held by another studio-worker command, which hangs or was stopped: end it", .path.display())]
+    Busy {
+        /// The file.
+        path: PathBuf,
     },
     /// No address gave this digest.
     #[error(
@@ -173,7 +183,7 @@ impl Known {
         let dir = self.path.parent().unwrap_or_else(|| Path::new("."));
         super::private_folder(dir).map_err(io)?;
         let lock = File::create(dir.join("archives.lock")).map_err(io)?;
-        lock.lock().map_err(io)?;
+        self.wait_for(&lock)?;
         let mut records = self.read()?;
         let answer = change(&mut records)?;
         while records.len() > REMEMBERED {
@@ -192,6 +202,20 @@ impl Known {
         Ok(answer)
     }
 
+    /// Blocks while another one is at it, as long as that is no longer than a change takes.
+    fn wait_for(&self, lock: &File) -> Result<(), KnownError> {
+        for _ in 0..TRIES {
+            match lock.try_lock() {
+                Ok(()) => return Ok(()),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+                Err(TryLockError::Error(source)) => return Err(self.io(source)),
+            }
+        }
+        Err(KnownError::Busy {
+            path: self.path.clone(),
+        })
+    }
+
     fn io(&self, source: io::Error) -> KnownError {
         KnownError::Io {
             path: self.path.clone(),
@@ -203,4 +227,26 @@ impl Known {
 /// The whole address, hidden: its query may hold a token.
 pub(super) fn key(url: &str) -> String {
     hex::encode(Sha256::digest(url.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_somebody_does_not_let_go_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = Known::new(dir.path());
+        let held = File::create(dir.path().join("archives.lock")).unwrap();
+        held.lock().unwrap();
+        let refused = known.trust("https://h/a.zip", None, "00");
+        assert!(
+            matches!(refused, Err(KnownError::Busy { .. })),
+            "{refused:?}"
+        );
+        assert!(known.all().unwrap().is_empty());
+        drop(held);
+        known.trust("https://h/a.zip", None, "00").unwrap();
+        assert_eq!(known.all().unwrap().len(), 1);
+    }
 }

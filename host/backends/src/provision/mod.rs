@@ -32,6 +32,7 @@ pub use archive::{ArchiveError, ArchiveLimits};
 pub use error::ProvisionError;
 pub use known::{KnownArchive, KnownError};
 
+use crate::unused::{note_use, remove_unused};
 use known::Known;
 
 /// Longest archive that is downloaded. Larger lets a wrong address fill the disk; smaller refuses releases that carry a
@@ -105,6 +106,11 @@ impl Releases {
         }
     }
 
+    /// Removes releases that nobody looked for in months: they come again when they are wanted, as the same archive.
+    pub fn sweep_unused(&self) {
+        remove_unused(&self.dir.join("releases"));
+    }
+
     /// Where `program` of an archive is, when that archive was unpacked before and is still the trusted one.
     ///
     /// # Errors
@@ -115,7 +121,10 @@ impl Releases {
         program: &str,
     ) -> Result<Option<PathBuf>, ProvisionError> {
         match self.folder_of(archive)? {
-            Some(folder) => find_in(&folder, program, &archive.url).map(Some),
+            Some(folder) => {
+                note_use(&folder);
+                find_in(&folder, program, &archive.url).map(Some)
+            }
             None => Ok(None),
         }
     }
@@ -173,7 +182,7 @@ impl Releases {
         let found = self
             .download(archive, &file, egress, on_progress, cancel)
             .await?;
-        self.check(archive, &found)?;
+        self.check(archive, &found).await?;
         self.unpack(archive, &found, &staging, cancel).await?;
         let path = find_in(&self.release(&found), program, &archive.url)?;
         tracing::info!(target: "job", url = shown_url(&archive.url), sha256 = found, "release unpacked");
@@ -210,13 +219,14 @@ impl Releases {
     }
 
     /// Trust on first use; a pinned archive has been judged by its pin.
-    fn check(&self, archive: &Archive, found: &str) -> Result<(), ProvisionError> {
+    async fn check(&self, archive: &Archive, found: &str) -> Result<(), ProvisionError> {
         if archive.sha256.is_some() {
             return Ok(());
         }
         match self.known.get(&archive.url)? {
             Some(known) if known.sha256 != found => {
-                self.known.refuse(&archive.url, found)?;
+                let (url, other) = (archive.url.clone(), found.to_owned());
+                self.note(move |known| known.refuse(&url, &other)).await?;
                 Err(ProvisionError::Changed {
                     url: shown_url(&archive.url),
                     known: known.sha256,
@@ -259,9 +269,19 @@ impl Releases {
                 .map_err(at(&releases))?;
         }
         // Only an archive that could be used is trusted, and only once it is there.
-        self.known
-            .trust(&archive.url, archive.release.as_deref(), found)?;
-        Ok(())
+        let (archive, found) = (archive.clone(), found.to_owned());
+        self.note(move |known| known.trust(&archive.url, archive.release.as_deref(), &found))
+            .await
+    }
+
+    /// Changes the record of archives on a thread that may wait for a command which holds it, and for the disk.
+    async fn note(
+        &self,
+        change: impl FnOnce(&Known) -> Result<(), KnownError> + Send + 'static,
+    ) -> Result<(), ProvisionError> {
+        let known = self.known.clone();
+        let changed = tokio::task::spawn_blocking(move || change(&known)).await;
+        Ok(changed.map_err(|_| ProvisionError::Cancelled)??)
     }
 
     fn folder_of(&self, archive: &Archive) -> Result<Option<PathBuf>, ProvisionError> {

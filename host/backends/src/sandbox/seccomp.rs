@@ -44,6 +44,20 @@ const REFUSED: &[c_long] = &[
     // Leaving the group that is ended as a whole.
     libc::SYS_setsid,
     libc::SYS_setpgid,
+    // Memory, messages and semaphores by a number or a name that is everybody's, outlives the program, and lies in no folder.
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
+    libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
+    libc::SYS_mq_open,
+    libc::SYS_mq_unlink,
     // The kernel's own machinery.
     libc::SYS_add_key,
     libc::SYS_request_key,

@@ -16,7 +16,7 @@ use super::patience::Patience;
 use super::piece::{Broken, Opened};
 use super::record::Version;
 use super::spans::Spans;
-use super::{Brought, NotNoted, Run, Stop, locked, write_record};
+use super::{Brought, Run, Stop, locked};
 use crate::error::DownloadError;
 use crate::transfer::disk;
 
@@ -242,24 +242,12 @@ impl Run<'_> {
 
     /// Writes the record again and again, until dropped. Comes back when what was written did not get to the disk.
     async fn keep_record(&self, pass: &Pass, version: &Version) -> DownloadError {
-        let mut synced = Spans::default();
         let mut count: u32 = 0;
         loop {
             let sync = count % SYNC_EVERY == SYNC_EVERY - 1;
             count = count.wrapping_add(1);
-            let spans = pass.spans();
-            let (sidecar, file) = (self.sidecar.clone(), Arc::clone(&self.file));
-            let (version, written, before) = (version.clone(), spans.clone(), synced.clone());
-            let most = self.most.load(Ordering::Relaxed);
-            // Tracked: nothing writes a record after this call has ended.
-            let noted = self.tasks.spawn_blocking(move || {
-                write_record(&sidecar, &file, &version, &written, &before, most, sync)
-            });
-            match noted.await {
-                Ok(Ok(())) if sync => synced = spans,
-                Ok(Err(NotNoted::Lost(error))) => return self.not_on_disk(error),
-                Ok(Err(NotNoted::Record(error))) => self.not_noted(&error),
-                _ => {}
+            if let Err(error) = self.note(version.clone(), pass.spans(), sync).await {
+                return self.not_on_disk(error);
             }
             tokio::time::sleep(NOTE).await;
         }

@@ -92,6 +92,8 @@ pub(crate) struct Run<'a> {
     pub(crate) resolved: Mutex<Option<Place>>,
     /// What the last attempt was working on, for the record.
     pub(crate) current: Mutex<Option<(Version, pass::Watch)>>,
+    /// What of it this call put on the disk.
+    pub(crate) synced: Mutex<Spans>,
 }
 
 /// Downloads; see [`Egress::download_resumable`].
@@ -109,6 +111,7 @@ pub(crate) async fn run(
         answers: AtomicU32::new(0),
         resolved: Mutex::new(None),
         current: Mutex::new(None),
+        synced: Mutex::default(),
     };
     let result = tokio::select! {
         biased;
@@ -124,6 +127,7 @@ impl Run<'_> {
         let length = self.file.metadata().map_err(disk(&task.shown))?.len();
         let mut earlier = self.sidecar.load(length).map(|earlier| {
             self.most.store(earlier.shown, Ordering::Relaxed);
+            *locked(&self.synced) = earlier.synced;
             (earlier.version, earlier.spans)
         });
         self.check_room(
@@ -185,6 +189,7 @@ impl Run<'_> {
     pub(crate) async fn reset(&self) -> Result<(), DownloadError> {
         self.quiet().await;
         *locked(&self.current) = None;
+        *locked(&self.synced) = Spans::default();
         self.received.store(0, Ordering::Relaxed);
         self.answers.store(0, Ordering::Relaxed);
         let emptied = self.file.set_len(0).and_then(|()| self.sidecar.remove());
@@ -215,24 +220,46 @@ impl Run<'_> {
             Err(_) => {
                 let current = locked(&self.current).take();
                 if let Some((version, watch)) = current {
-                    self.note(&version, &watch.spans());
+                    // Whoever gave up waits for this, and putting seconds of a fast line on a slow disk may take minutes. What
+                    // is not on the disk yet counts until the machine goes down, which is what the record says.
+                    if let Err(error) = self.note(version, watch.spans(), false).await {
+                        self.not_on_disk(error);
+                    }
                 }
             }
         }
         result
     }
 
-    /// Writes the record, once what is there is on the disk. It is no worse without one; only resuming it is not possible.
-    fn note(&self, version: &Version, written: &Spans) {
+    /// Writes the record, on a thread that may wait for the disk; with `sync`, once what is there is on it. Without a record it
+    /// is no worse: only resuming is not possible.
+    ///
+    /// # Errors
+    /// What was written did not all get to the disk.
+    pub(crate) async fn note(
+        &self,
+        version: Version,
+        written: Spans,
+        sync: bool,
+    ) -> io::Result<()> {
+        let (sidecar, file) = (self.sidecar.clone(), Arc::clone(&self.file));
+        let synced = match sync {
+            true => written.clone(),
+            false => locked(&self.synced).clone(),
+        };
+        let on_disk = synced.clone();
         let most = self.most.load(Ordering::Relaxed);
-        let (sidecar, file) = (&self.sidecar, &self.file);
-        match write_record(sidecar, file, version, written, written, most, true) {
-            Ok(()) => {}
-            Err(NotNoted::Lost(error)) => {
-                self.not_on_disk(error);
-            }
-            Err(NotNoted::Record(error)) => self.not_noted(&error),
+        // Tracked: nothing writes a record after this call has ended.
+        let noted = self.tasks.spawn_blocking(move || {
+            write_record(&sidecar, &file, &version, &written, &synced, most, sync)
+        });
+        match noted.await {
+            Ok(Ok(())) => *locked(&self.synced) = on_disk,
+            Ok(Err(NotNoted::Lost(error))) => return Err(error),
+            Ok(Err(NotNoted::Record(error))) => self.not_noted(&error),
+            Err(_) => {}
         }
+        Ok(())
     }
 
     /// Forgets how far it is: what was written did not all get to the disk, and the system says so only once.
@@ -294,7 +321,7 @@ pub(crate) enum NotNoted {
     Record(io::Error),
 }
 
-/// Writes the record of a file; with `sync` the file first, so that all that was written counts as synced.
+/// Writes the record of a file; with `sync` the file is put on the disk first.
 pub(crate) fn write_record(
     sidecar: &Sidecar,
     file: &File,
@@ -307,7 +334,6 @@ pub(crate) fn write_record(
     if sync {
         file.sync_data().map_err(NotNoted::Lost)?;
     }
-    let synced = if sync { written } else { synced };
     let saved = sidecar.save(version, written, synced, most, sync);
     saved.map_err(NotNoted::Record)
 }

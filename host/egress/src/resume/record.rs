@@ -29,6 +29,8 @@ pub(crate) struct Version {
 pub(crate) struct Earlier {
     pub(crate) version: Version,
     pub(crate) spans: Spans,
+    /// Those of them that are on the disk, whatever becomes of the machine.
+    pub(crate) synced: Spans,
     /// The furthest that was told to anybody.
     pub(crate) shown: u64,
 }
@@ -73,21 +75,24 @@ impl Sidecar {
         file.take(MAX_BYTES).read_to_string(&mut text).ok()?;
         let record: Record = serde_json::from_str(&text).ok()?;
         let same_boot = record.boot.is_some() && record.boot == self.boot;
+        let synced = record.synced;
         let spans = match same_boot {
             true => record.written,
-            false => record.synced,
+            false => synced.clone(),
         };
         let fits = record.version == VERSION
             && record.url == self.url
             && !record.validator.is_empty()
-            && spans.is_valid(record.total)
-            && spans.end() <= length;
+            && [&spans, &synced]
+                .iter()
+                .all(|spans| spans.is_valid(record.total) && spans.end() <= length);
         fits.then_some(Earlier {
             version: Version {
                 validator: record.validator,
                 total: record.total,
             },
             spans,
+            synced,
             shown: record.shown,
         })
     }
@@ -215,7 +220,7 @@ mod tests {
         let file = File::open("/dev/null").unwrap();
         let written = spans(&[(0, 50)]);
         let none = Spans::default();
-        let noted = write_record(&own, &file, &version, &written, &none, 50, true);
+        let noted = write_record(&own, &file, &version, &written, &written, 50, true);
         assert!(matches!(noted, Err(NotNoted::Lost(_))), "{noted:?}");
         assert!(own.load(50).is_none());
         // What was not asked for cannot have failed.

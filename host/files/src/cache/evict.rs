@@ -25,6 +25,8 @@ pub struct Freed {
     pub names: Vec<String>,
     /// Partial downloads removed.
     pub partials: usize,
+    /// Files removed that were set aside long ago.
+    pub set_aside: usize,
     /// Bytes that they took.
     pub bytes: u64,
     /// Bytes that the cache still holds.
@@ -33,7 +35,7 @@ pub struct Freed {
 
 impl ModelCache {
     /// Removes the least recently used files until the cache holds at most `limit` bytes, its budget where none is given,
-    /// and partial downloads that were given up. Blocks.
+    /// partial downloads that were given up, and what was set aside long ago. Blocks.
     ///
     /// # Errors
     /// When a file cannot be removed. That not enough may be removed is no error: `left` says.
@@ -48,6 +50,9 @@ impl ModelCache {
         self.sweep_orphans()?;
         let (partials, bytes) = self.sweep_partials();
         freed.partials = partials;
+        freed.bytes = freed.bytes.saturating_add(bytes);
+        let (set_aside, bytes) = self.sweep_quarantine();
+        freed.set_aside = set_aside;
         freed.bytes = freed.bytes.saturating_add(bytes);
         Ok(freed)
     }
@@ -71,7 +76,10 @@ impl ModelCache {
         let partial = self.partial_path(key);
         let there = fs::symlink_metadata(&partial).map_or(0, |found| found.blocks() * 512);
         let needed = approx.saturating_add(approx / 10).saturating_sub(there);
-        let free = free_bytes(&self.dir)?;
+        let mut free = free_bytes(&self.dir)?;
+        if needed > free && self.sweep_quarantine().0 > 0 {
+            free = free_bytes(&self.dir)?;
+        }
         if needed > free {
             return Err(CacheError::Space {
                 path: self.dir.clone(),
@@ -190,6 +198,18 @@ impl ModelCache {
             .map(|(_, record)| self.path_of(record))
             .collect();
         for path in files.iter().filter(|path| !known.contains(*path)) {
+            // One that is kept by its content says by its name whose it would be: nobody uses it, or has brought it meanwhile.
+            let content = path.file_name().and_then(|name| name.to_str());
+            let key = content.and_then(|name| CacheKey::parse(&format!("sha256-{name}")));
+            let lock = match &key {
+                Some(key) => exclusive_soon(&self.use_path(key))?,
+                None => None,
+            };
+            if let Some(key) = &key
+                && (lock.is_none() || self.record(key)?.is_some())
+            {
+                continue;
+            }
             tracing::info!(target: "models", path = %path.display(), "removing a model file that has no record");
             remove_if_there(path)?;
         }

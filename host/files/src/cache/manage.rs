@@ -206,6 +206,8 @@ impl ModelCache {
             self.forget(key)?;
             return done(Verdict::Gone, record.name);
         }
+        // From the disk, not from memory: that it is there as it should be is what was asked.
+        super::settle::forget_memory(&path)?;
         let (digest, stamp) = hash(&path, &Stop::never())?;
         let found = hex::encode(digest);
         match &record.sha256 {
@@ -213,7 +215,9 @@ impl ModelCache {
                 self.set_aside(key, &record, &path)?;
                 return done(Verdict::Damaged, record.name);
             }
-            Some(_) if record.stamp == stamp => return done(Verdict::Whole, record.name),
+            Some(_) if record.stamp == stamp && record.unsettled.is_none() => {
+                return done(Verdict::Whole, record.name);
+            }
             // A file that was touched, and of which nothing but its look was known: the operator asked, and has it now.
             _ => {}
         }
@@ -223,6 +227,7 @@ impl ModelCache {
         };
         record.sha256 = Some(found);
         record.stamp = stamp;
+        record.unsettled = None;
         self.write_record(key, &record)?;
         done(verdict, record.name)
     }

@@ -18,6 +18,7 @@ mod key;
 mod locks;
 mod manage;
 mod obtain;
+mod quarantine;
 mod record;
 mod settle;
 
@@ -33,6 +34,7 @@ pub use key::CacheKey;
 pub use locks::InUse;
 pub use manage::{CacheEntry, Checked, PartialEntry, Verdict};
 pub use obtain::{ObtainError, Partial, Received};
+pub use quarantine::quarantined;
 pub use record::Stamp;
 
 use error::io_at;
@@ -42,17 +44,12 @@ use record::{Place, Record};
 /// Our folder in the models' root, where an older worker's flat files may lie beside.
 const FOLDER: &str = ".studio-worker";
 
+/// The one of them for what was set aside.
+const QUARANTINE: &str = "quarantine";
+
 /// The folders in it.
 const PARTS: [&str; 9] = [
-    "blobs",
-    "urls",
-    "partial",
-    "index",
-    "use",
-    "flight",
-    "pins",
-    "quarantine",
-    "hashes",
+    "blobs", "urls", "partial", "index", "use", "flight", "pins", QUARANTINE, "hashes",
 ];
 
 /// A complete file of the cache. As long as it is held, nothing removes it.
@@ -99,7 +96,7 @@ pub struct ModelCache {
 
 impl ModelCache {
     /// The cache under `models_root`, whose folders are made where they are missing. Partial files that nobody went on
-    /// with for two weeks are removed.
+    /// with for two weeks are removed, and files that were set aside so long ago.
     ///
     /// # Errors
     /// When they cannot be made.
@@ -117,6 +114,7 @@ impl ModelCache {
             budget: None,
         };
         cache.sweep_partials();
+        cache.sweep_quarantine();
         Ok(cache)
     }
 
@@ -164,6 +162,10 @@ impl ModelCache {
                 None => return Ok(None),
             },
             None => {
+                // One that is being brought has its record before its file.
+                let Some(_flight) = locks::try_exclusive(&self.flight_path(key))? else {
+                    return Ok(None);
+                };
                 tracing::warn!(target: "models", path = %path.display(), "a model file is gone; it will be fetched again");
                 self.forget(key)?;
                 return Ok(None);
@@ -220,10 +222,7 @@ impl ModelCache {
             tracing::warn!(target: "models", path = %path.display(), "an adopted model file was changed; it is used no more");
             return Ok(());
         }
-        let random = crate::scratch::random_hex().map_err(CacheError::Random)?;
-        let to = self.dir.join("quarantine").join(format!("{key}.{random}"));
-        tracing::warn!(target: "models", from = %path.display(), to = %to.display(), "a model file was changed; it is set aside and will be fetched again");
-        fs::rename(path, &to).map_err(io_at(path))
+        self.quarantine(key, path)
     }
 
     fn forget(&self, key: &CacheKey) -> Result<(), CacheError> {

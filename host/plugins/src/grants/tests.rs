@@ -26,6 +26,8 @@ fn ungrantable_wishes_are_refused() {
         r#"{"environment":["LD_PRELOAD"]}"#,
         r#"{"hosts":["EXAMPLE.org"]}"#,
         r#"{"hosts":["*"]}"#,
+        r#"{"system-libraries":["../libx.so"]}"#,
+        r#"{"system-libraries":["libx"]}"#,
         r#"{"build-urls":["http://example.org/"]}"#,
         r#"{"limits":{"memory-mib":0}}"#,
         r#"{"limits":{"memory-mib":1025}}"#,

@@ -5,7 +5,6 @@
 //! is not to be had now, so that the plugin may run the program once per job instead.
 
 use std::ffi::OsString;
-use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use worker_servers::{Body, CallError, Holds, Launch, ServerError, ShownFile, che
 use super::arguments::{self, KnownOptions, Places};
 use super::command::{declared, says_anything, watch};
 use super::perform::Tools;
-use super::request::{Terms, prepare, respond};
+use super::request::{Terms, one_place, prepare, respond};
 use super::{Refused, environment};
 use crate::programs::ProgramState;
 
@@ -58,7 +57,7 @@ pub(super) async fn call(
         watch(tools, &backend.name, inbox, &clock).await;
         std::future::pending().await
     };
-    let spill = || files.input_path().map_err(io::Error::other);
+    let spill = one_place(files);
     let calling = lease.call(&request, on_cancel.as_ref(), &spill, cancel);
     let answer = tokio::select! {
         biased;
@@ -152,6 +151,9 @@ impl CachedPlaces<'_> {
         if !entry.cached {
             return Err(Refused::NotCached { id });
         }
+        // Looked at again: it may have been changed since it was fetched.
+        let looked_at = self.files.real_paths(&[FileId(id)]);
+        looked_at.map_err(|error| Refused::Files(error.to_string()))?;
         self.readable.push(entry.path.clone());
         if let Some(held) = entry.hold() {
             self.holds.add(held);

@@ -14,7 +14,7 @@ use worker_servers::Repeat;
 
 use super::Refused;
 use super::perform::Tools;
-use super::request::{Prepared, Terms, not_answered, prepare, respond};
+use super::request::{Prepared, Terms, not_answered, one_place, prepare, respond};
 use super::urls::on_granted_host;
 use crate::journal::bare_url;
 
@@ -82,7 +82,7 @@ async fn send(
         max_bytes: prepared.max_bytes,
         inline_bytes: prepared.inline_bytes.into(),
     };
-    let spill = || files.input_path().map_err(io::Error::other);
+    let spill = one_place(files);
     loop {
         exchange.timeout = deadline.saturating_duration_since(Instant::now());
         let answered = egress

@@ -1,6 +1,9 @@
 //! Requests as plugins state them, for `http` and for `call`: everything in them checked, and their answers handed back as
 //! bytes or as a file of the job. Where a request goes is checked by whoever sends it.
 
+use std::io;
+use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -134,6 +137,19 @@ pub(super) async fn respond(answered: Answered, files: &JobFiles) -> Result<Resp
         headers: answered.headers,
         body,
     })
+}
+
+/// Where long answers go, one after the other: all answers of one effect but the last are removed, and a folder for each would
+/// stay.
+pub(super) fn one_place(files: &JobFiles) -> impl Fn() -> io::Result<PathBuf> + Sync + '_ {
+    let place = OnceLock::new();
+    move || {
+        if let Some(place) = place.get() {
+            return Ok(PathBuf::clone(place));
+        }
+        let made = files.input_path().map_err(io::Error::other)?;
+        Ok(place.get_or_init(|| made).clone())
+    }
 }
 
 pub(super) fn not_answered(error: ExchangeError) -> Failure {

@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use worker_backends::{Exit, Limits, SandboxPolicy, Stall, support};
+use worker_backends::{Exit, Limits, SandboxPolicy, Stall, note_use, remove_unused, support};
 use worker_files::Limits as FileLimits;
 use worker_plugins::Identity;
 use worker_plugins::contract::Failure;
@@ -166,7 +166,17 @@ impl ProgramRules {
             .mode(0o700)
             .create(&dir);
         // Without one, what it compiles is gone with the job.
-        made.is_ok().then_some(dir)
+        made.is_ok().then(|| {
+            note_use(&dir);
+            dir
+        })
+    }
+
+    /// Removes the cache folders of programs that did not run for months.
+    pub(crate) fn sweep_caches(&self) {
+        if let Some(caches) = &self.caches {
+            remove_unused(caches);
+        }
     }
 }
 
@@ -214,6 +224,15 @@ pub(crate) fn over_limit(program: &str, exit: &Exit, limits: &Limits) -> Option<
                 "{program} was ended: it wrote more than {} MiB, or one file of more than {} MiB; program_written_mib and output_max_gb say how much it may",
                 limits.written_bytes >> 20,
                 limits.file_bytes.unwrap_or(limits.written_bytes) >> 20
+            ),
+            retryable: false,
+        });
+    }
+    if exit.too_many_tasks {
+        return Some(Failure {
+            message: format!(
+                "{program} was ended: it had more than {} processes and threads at once",
+                limits.tasks
             ),
             retryable: false,
         });

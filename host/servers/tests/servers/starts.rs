@@ -102,6 +102,25 @@ async fn one_that_does_not_get_ready_is_ended_and_says_why() {
     assert!(rig.servers.list().is_empty());
 }
 
+/// Two ways in which a port that was free is somebody else's by the time the server wants it: the server finds it taken and ends
+/// as if all were well, or it shares the port and the kernel gives every other call to the stranger. Another port is tried, and
+/// no call ever comes to the stranger.
+#[tokio::test]
+async fn a_port_that_somebody_else_took_is_another_port() {
+    for option in ["--taken", "--shared"] {
+        let rig = Rig::new();
+        let note = rig.dir.path().join("note");
+        let server = launch(&[option, note.to_str().unwrap()]);
+        let pid = rig.pid(&server).await;
+        assert!(note.exists(), "{option}: somebody was there first");
+        for _ in 0..16 {
+            assert_eq!(rig.pid(&server).await, pid, "{option}");
+        }
+        assert_eq!(rig.servers.list().len(), 1, "{option}");
+        std::fs::remove_file(&note).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn one_that_listens_for_other_machines_is_ended() {
     let rig = Rig::new();

@@ -74,13 +74,14 @@ fn keep(cache: &ModelCache, action: &Models, as_json: bool) -> Result<(), Failur
                 .map(|name| format!("removed {}", one_line(name)))
                 .collect();
             lines.push(format!(
-                "{} freed, {} partial downloads removed, {} held",
+                "{} freed, {} partial downloads and {} files set aside removed, {} held",
                 size(freed.bytes),
                 freed.partials,
+                freed.set_aside,
                 size(freed.left)
             ));
             let document = json!({
-                "removed": freed.names, "partials": freed.partials, "bytes": freed.bytes, "left": freed.left,
+                "removed": freed.names, "partials": freed.partials, "setAside": freed.set_aside, "bytes": freed.bytes, "left": freed.left,
             });
             say(as_json, &document, &lines)
         }

@@ -292,6 +292,14 @@ fn a_server_that_is_not_the_commands_twin_is_left_alone() {
     };
     let release = altered(&|server| server.release = Some("master-800-1234567".to_owned()));
     assert!(matches!(release, Without::Because(why) if why.contains("master-800-1234567")));
+    // The same options, both the operator's own, and of two releases by their own word.
+    let said = altered(&|server| {
+        let version = "stable-diffusion.cpp version master-826-1234567, commit 1234567";
+        server.probes.push(version.to_owned());
+    });
+    assert!(matches!(said, Without::Because(why) if why.contains("master-826-1234567")));
+    let routes = altered(&|server| server.probes = vec![help().replace("--backend", "")]);
+    assert!(matches!(routes, Without::Because(why) if why.contains("native routes")));
     let option = altered(&|server| server.probes = vec![help().replace("--max-vram", "")]);
     assert!(matches!(option, Without::Because(why) if why.contains("--max-vram")));
     // It ignores a sampler that it does not know, without a word.

@@ -35,7 +35,23 @@ pub(super) fn checks(paths: &Paths, settings: &Settings) -> Vec<Check> {
     ] {
         checks.push(room_in(name, dir, room));
     }
+    checks.extend(set_aside(&settings.models_root));
     checks
+}
+
+/// Model files that were found to be others than they were, where there are any.
+fn set_aside(models_root: &Path) -> Option<Check> {
+    let (count, bytes) = worker_files::quarantined(models_root);
+    (count > 0).then(|| {
+        Check::warning(
+            "models.set-aside",
+            format!(
+                "model files that were changed or damaged are set aside: {count}, of {:.1} GiB",
+                gib(bytes)
+            ),
+            "find out what writes there, or whether the disk fails; they are removed two weeks after, or by you: .studio-worker/quarantine in the models' folder",
+        )
+    })
 }
 
 /// Whether nobody but its owner can use a file, and its owner is the one who runs this.
