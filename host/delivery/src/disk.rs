@@ -56,7 +56,11 @@ pub(crate) fn private_dir(path: &Path) -> Result<(), DiskError> {
 
 /// Writes a new file, 0600. An existing one of that name is an error. It is on disk only after [`sync_all`].
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<File, DiskError> {
-    let mut file = create_new(path)?;
+    write_whole(create_new(path)?, path, bytes)
+}
+
+/// Writes the content of a file that is empty and open.
+pub(crate) fn write_whole(mut file: File, path: &Path, bytes: &[u8]) -> Result<File, DiskError> {
     file.write_all(bytes).doing("write", path)?;
     Ok(file)
 }
@@ -201,7 +205,8 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn create_new(path: &Path) -> Result<File, DiskError> {
+/// Makes an empty file, 0600, where nothing is yet.
+pub(crate) fn create_new(path: &Path) -> Result<File, DiskError> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]

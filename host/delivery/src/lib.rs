@@ -23,6 +23,7 @@ mod holds;
 mod id;
 mod outcome;
 mod product;
+mod ready;
 mod recover;
 mod redelivery;
 mod reoffer;

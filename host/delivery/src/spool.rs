@@ -19,6 +19,7 @@ use crate::disk::{self, DiskError};
 use crate::event::Event;
 use crate::id::EntryId;
 use crate::product::{Kept, MediaContent, Payload, Product};
+use crate::ready::Ready;
 use crate::recover::{self, Recovered};
 use crate::row::{MAX_ROW_BYTES, Row, RowError};
 use crate::steps::Steps;
@@ -30,6 +31,7 @@ pub struct Spool {
     pub(crate) aside: Aside,
     pub(crate) process: Arc<str>,
     recovered: Recovered,
+    ready: Ready,
     pub(crate) steps: Steps,
 }
 
@@ -124,6 +126,7 @@ impl Spool {
             aside: Aside::with_steps(aside, limits, steps.clone()),
             process: hex::encode(process).into(),
             recovered: Recovered::default(),
+            ready: Ready::beside(dir),
             steps,
         };
         spool.recovered = recover::run(&spool)?;
@@ -150,8 +153,12 @@ impl Spool {
     pub async fn keep(&self, product: Product) -> Result<Kept, KeepError> {
         let spool = self.clone();
         let job = product.job_id.as_str().to_owned();
+        let ready = self.ready.clone();
         let task = tokio::task::spawn_blocking(move || spool.keep_now(product));
-        task.await.unwrap_or_else(|e| {
+        let kept = task.await;
+        // Nobody waits for this.
+        drop(tokio::task::spawn_blocking(move || ready.fill()));
+        kept.unwrap_or_else(|e| {
             let source = io::Error::other(e.to_string());
             let source = DiskError {
                 doing: "write",
@@ -205,7 +212,7 @@ impl Spool {
     fn write(&self, id: &EntryId, row: &Row, payload: &Payload) -> Result<(), DiskError> {
         let row_path = row_path(&self.dir, id);
         let partial = disk::with_suffix(&row_path, ".tmp");
-        let row = disk::write_new(&partial, &encode(row, &row_path)?)?;
+        let row = self.ready.write(&partial, &encode(row, &row_path)?)?;
         self.steps.at("row written", &partial)?;
         let path = media_path(&self.dir, id);
         let media = self.write_media(&path, payload)?;
@@ -231,7 +238,7 @@ impl Spool {
             }
             MediaContent::Bytes(bytes) => {
                 let partial = disk::with_suffix(path, ".tmp");
-                let file = disk::write_new(&partial, bytes)?;
+                let file = self.ready.write(&partial, bytes)?;
                 self.steps.at("media written", &partial)?;
                 disk::name(&partial, path)?;
                 file

@@ -254,7 +254,7 @@ fn first_that_reaches(value: i32, weight: f32) -> f32 {
 /// The colours that occur, and which of them each ring shows at each level.
 fn colours(digest: &[u8; 32], levels: &Levels) -> (Vec<Rgb>, Box<[u16; RINGS * LEVELS]>) {
     let mut palette: Vec<Rgb> = Vec::new();
-    let mut known: HashMap<Rgb, u16> = HashMap::new();
+    let mut known: HashMap<Rgb, u16> = HashMap::with_capacity(RINGS * LEVELS);
     let mut colours = Box::new([0; RINGS * LEVELS]);
     for (ring, base) in digest.chunks_exact(3).take(RINGS).enumerate() {
         for (level, sum) in levels.samples().enumerate() {
@@ -279,12 +279,19 @@ fn colours(digest: &[u8; 32], levels: &Levels) -> (Vec<Rgb>, Box<[u16; RINGS * L
 /// The colours of all cells that lie in one level.
 fn known(colours: &[u16; RINGS * LEVELS], levels: &Levels) -> Box<[u16; RINGS * CELLS]> {
     let mut known = Box::new([UNKNOWN; RINGS * CELLS]);
-    for (colours, known) in colours.chunks(LEVELS).zip(known.chunks_mut(CELLS)) {
-        for (level, known) in levels.cells.iter().zip(known) {
-            if *level != LOOK_CLOSELY {
-                *known = colours.get(usize::from(*level)).copied().unwrap_or(UNKNOWN);
+    let mut start = 0;
+    for cells in levels.cells.chunk_by(|one, next| one == next) {
+        let end = start + cells.len();
+        let level = cells.first().copied().unwrap_or(LOOK_CLOSELY);
+        if level != LOOK_CLOSELY {
+            for (colours, known) in colours.chunks(LEVELS).zip(known.chunks_mut(CELLS)) {
+                let colour = colours.get(usize::from(level)).copied();
+                if let Some(cells) = known.get_mut(start..end) {
+                    cells.fill(colour.unwrap_or(UNKNOWN));
+                }
             }
         }
+        start = end;
     }
     known
 }

@@ -12,7 +12,7 @@
 mod prefix;
 
 use crate::pattern::Rgb;
-use prefix::{BitWriter, Bits, Code, LENGTH_SYMBOLS, Packed, PrefixCode, prefix_code};
+use prefix::{BitWriter, Bits, Code, LENGTH_SYMBOLS, Lengths, Packed, PrefixCode, prefix_code};
 
 /// Slots of the colour cache, as a power of two; 11 is the most there is. Fewer slots, and colours
 /// push each other out.
@@ -28,7 +28,7 @@ const SHORTEST_COPY: usize = 3;
 /// Pixels between two looks at the sandbox's clock and fuel, which every turn of a loop takes. More makes longer code for nothing.
 const UNROLLED: usize = 4;
 /// Rows that are counted. More take time, fewer make codes that fit the image less.
-const SAMPLED_ROWS: usize = 32;
+const SAMPLED_ROWS: usize = 16;
 /// In which order the lengths of the code for code lengths stand.
 const LENGTH_ORDER: [usize; LENGTH_SYMBOLS] = [
     17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
@@ -46,10 +46,9 @@ pub(crate) fn append_chunk(
     let mut pixels = vec![0; width as usize];
     let slots: Vec<u16> = palette.iter().map(|colour| slot(*colour)).collect();
     let mut counts = Counts::of_palette(palette, &slots);
-    let mut cache = Cache::new(&slots);
     for y in (0..height as usize).step_by((height as usize / SAMPLED_ROWS).max(1)) {
         row(y, &mut pixels);
-        walk(&pixels, &mut cache, &mut counts);
+        walk(&pixels, &mut counts);
     }
     let codes = counts.codes();
 
@@ -60,10 +59,9 @@ pub(crate) fn append_chunk(
     let mut writer = BitWriter::new(bytes);
     write_head(&mut writer, width, height, &codes);
     let mut image = Image::new(&mut writer, &codes, palette, &slots);
-    let mut cache = Cache::new(&slots);
     for y in 0..height as usize {
         row(y, &mut pixels);
-        walk(&pixels, &mut cache, &mut image);
+        walk(&pixels, &mut image);
     }
     writer.finish();
     let size = bytes.len() - image_at;
@@ -77,11 +75,8 @@ pub(crate) fn append_chunk(
 
 /// What a row's symbols go into: first the counts, then the image.
 trait Symbols {
-    /// A colour spelled out.
-    fn literal(&mut self, colour: u16);
-
-    /// A colour by its slot of the cache.
-    fn call(&mut self, colour: u16);
+    /// A pixel: its colour by its slot of the cache where that holds it, else spelled out.
+    fn pixel(&mut self, colour: u16);
 
     /// The pixel before, so many times again; at most [`LONGEST_COPY`].
     fn copy(&mut self, length: usize);
@@ -89,16 +84,16 @@ trait Symbols {
 
 /// Turns a row into symbols.
 #[inline]
-fn walk(pixels: &[u16], cache: &mut Cache<'_>, symbols: &mut impl Symbols) {
+fn walk(pixels: &[u16], symbols: &mut impl Symbols) {
     let mut run = Run::default();
     let mut several = pixels.chunks_exact(UNROLLED);
     for pixels in several.by_ref() {
         for &colour in pixels {
-            run.go_on(colour, cache, symbols);
+            run.go_on(colour, symbols);
         }
     }
     for &colour in several.remainder() {
-        run.go_on(colour, cache, symbols);
+        run.go_on(colour, symbols);
     }
     run.end(symbols);
 }
@@ -113,7 +108,7 @@ struct Run {
 
 impl Run {
     #[inline]
-    fn go_on(&mut self, colour: u16, cache: &mut Cache<'_>, symbols: &mut impl Symbols) {
+    fn go_on(&mut self, colour: u16, symbols: &mut impl Symbols) {
         if self.colour == Some(colour) {
             self.times += 1;
             return;
@@ -122,12 +117,7 @@ impl Run {
             self.end(symbols);
         }
         self.colour = Some(colour);
-        if cache.holds(colour) {
-            symbols.call(colour);
-        } else {
-            symbols.literal(colour);
-            cache.insert(colour);
-        }
+        symbols.pixel(colour);
     }
 
     #[inline]
@@ -148,7 +138,7 @@ fn repeat(colour: u16, mut times: usize, symbols: &mut impl Symbols) {
         times -= length;
     }
     for _ in 0..times {
-        symbols.call(colour);
+        symbols.pixel(colour);
     }
 }
 
@@ -158,7 +148,7 @@ struct Counts<'a> {
     reds: [u32; 256],
     blues: [u32; 256],
     palette: &'a [Rgb],
-    slots: &'a [u16],
+    cache: Cache<'a>,
 }
 
 /// The codes made of them: greens, lengths and slots; reds; blues.
@@ -176,7 +166,7 @@ impl<'a> Counts<'a> {
             reds: [0; 256],
             blues: [0; 256],
             palette,
-            slots,
+            cache: Cache::new(slots),
         };
         for length in LENGTHS_AT..CACHE_AT {
             add(&mut counts.greens, length);
@@ -205,7 +195,7 @@ fn add(counts: &mut [u32], symbol: usize) {
     }
 }
 
-impl Symbols for Counts<'_> {
+impl Counts<'_> {
     fn literal(&mut self, colour: u16) {
         let colour = self.palette.get(usize::from(colour));
         let [red, green, blue] = colour.copied().unwrap_or_default();
@@ -214,13 +204,20 @@ impl Symbols for Counts<'_> {
         add(&mut self.blues, blue.into());
     }
 
-    #[inline]
     fn call(&mut self, colour: u16) {
-        let slot = self.slots.get(usize::from(colour)).copied();
-        add(
-            &mut self.greens,
-            CACHE_AT + usize::from(slot.unwrap_or_default()),
-        );
+        let slot = usize::from(self.cache.slot_of(colour));
+        add(&mut self.greens, CACHE_AT + slot);
+    }
+}
+
+impl Symbols for Counts<'_> {
+    fn pixel(&mut self, colour: u16) {
+        if self.cache.holds(colour) {
+            self.call(colour);
+        } else {
+            self.literal(colour);
+            self.cache.insert(colour);
+        }
     }
 
     fn copy(&mut self, length: usize) {
@@ -235,7 +232,10 @@ struct Image<'a, 'b> {
     /// Each colour, spelled out: green and red, then blue.
     literals: Vec<(Bits, Bits)>,
     /// Each colour, called by its slot.
-    calls: Vec<Bits>,
+    calls: Vec<Packed>,
+    /// The same, but none where its slot does not hold it.
+    held: Vec<Packed>,
+    cache: Cache<'a>,
 }
 
 impl<'a, 'b> Image<'a, 'b> {
@@ -243,36 +243,51 @@ impl<'a, 'b> Image<'a, 'b> {
         writer: &'a mut BitWriter<'b>,
         codes: &'a Codes,
         palette: &[Rgb],
-        slots: &[u16],
+        slots: &'a [u16],
     ) -> Self {
         let spelled = |[red, green, blue]: &Rgb| {
             let green = codes.greens.of_symbol((*green).into());
             let red = codes.reds.of_symbol((*red).into());
             (green.then(red), codes.blues.of_symbol((*blue).into()))
         };
-        let called = |slot: &u16| codes.greens.of_symbol(CACHE_AT + usize::from(*slot));
+        let called = |slot: &u16| {
+            let symbol = CACHE_AT + usize::from(*slot);
+            codes.greens.of_symbol(symbol).packed()
+        };
         Self {
             writer,
             greens: &codes.greens,
             literals: palette.iter().map(spelled).collect(),
             calls: slots.iter().map(called).collect(),
+            held: vec![Packed::default(); slots.len()],
+            cache: Cache::new(slots),
+        }
+    }
+
+    #[cold]
+    fn spell(&mut self, colour: u16) {
+        let place = usize::from(colour);
+        let (green_and_red, blue) = self.literals.get(place).copied().unwrap_or_default();
+        self.writer.write(green_and_red);
+        self.writer.write(blue);
+        let put_out = self.cache.insert(colour).map(usize::from);
+        if let Some(held) = put_out.and_then(|place| self.held.get_mut(place)) {
+            *held = Packed::default();
+        }
+        if let (Some(held), Some(call)) = (self.held.get_mut(place), self.calls.get(place)) {
+            *held = *call;
         }
     }
 }
 
 impl Symbols for Image<'_, '_> {
-    #[cold]
-    fn literal(&mut self, colour: u16) {
-        let bits = self.literals.get(usize::from(colour)).copied();
-        let (green_and_red, blue) = bits.unwrap_or_default();
-        self.writer.write(green_and_red);
-        self.writer.write(blue);
-    }
-
     #[inline]
-    fn call(&mut self, colour: u16) {
-        let bits = self.calls.get(usize::from(colour)).copied();
-        self.writer.write(bits.unwrap_or_default());
+    fn pixel(&mut self, colour: u16) {
+        let held = self.held.get(usize::from(colour)).copied();
+        match held.unwrap_or_default().bits() {
+            Some(bits) => self.writer.write(bits),
+            None => self.spell(colour),
+        }
     }
 
     #[inline]
@@ -305,8 +320,6 @@ fn write_head(writer: &mut BitWriter<'_>, width: u32, height: u32, codes: &Codes
 struct Cache<'a> {
     /// Slot of each colour.
     slots: &'a [u16],
-    /// Whether its slot holds it.
-    held: Vec<bool>,
     /// Colour that each slot holds.
     colours: Vec<Option<u16>>,
 }
@@ -315,29 +328,24 @@ impl<'a> Cache<'a> {
     fn new(slots: &'a [u16]) -> Self {
         Self {
             slots,
-            held: vec![false; slots.len()],
             colours: vec![None; 1 << CACHE_BITS],
         }
     }
 
-    #[inline]
     fn holds(&self, colour: u16) -> bool {
-        self.held.get(usize::from(colour)) == Some(&true)
+        let slot = usize::from(self.slot_of(colour));
+        self.colours.get(slot) == Some(&Some(colour))
     }
 
-    /// Takes in a colour that was spelled out, and puts out the one in its slot.
-    #[cold]
-    fn insert(&mut self, colour: u16) {
+    /// Takes in a colour that was spelled out; the one that it puts out of its slot.
+    fn insert(&mut self, colour: u16) -> Option<u16> {
+        let slot = usize::from(self.slot_of(colour));
+        self.colours.get_mut(slot)?.replace(colour)
+    }
+
+    fn slot_of(&self, colour: u16) -> u16 {
         let slot = self.slots.get(usize::from(colour)).copied();
-        let slot = usize::from(slot.unwrap_or_default());
-        let Some(before) = self.colours.get_mut(slot).map(|held| held.replace(colour)) else {
-            return;
-        };
-        for (colour, holds) in [(before, false), (Some(colour), true)] {
-            if let Some(held) = colour.and_then(|colour| self.held.get_mut(usize::from(colour))) {
-                *held = holds;
-            }
-        }
+        slot.unwrap_or_default()
     }
 }
 
@@ -355,7 +363,7 @@ fn write_code(writer: &mut BitWriter<'_>, code: &Code) {
         }
         _ => writer.put(0, 1),
     }
-    let packed = Packed::of(code.lengths());
+    let packed = Lengths::of(code.lengths());
     // All nineteen lengths: four, and so many more.
     writer.put(15, 4);
     packed.write_code(writer, LENGTH_ORDER);

@@ -60,12 +60,12 @@ impl Code {
 }
 
 /// Code lengths, packed, with the code that they are to be written in.
-pub(super) struct Packed {
+pub(super) struct Lengths {
     tokens: Vec<(usize, Bits)>,
     code: Code,
 }
 
-impl Packed {
+impl Lengths {
     pub(super) fn of(lengths: &[u8]) -> Self {
         let tokens = run_lengths(lengths);
         let mut counts = [0_u32; LENGTH_SYMBOLS];
@@ -280,6 +280,27 @@ impl Bits {
             bits: self.bits | next.bits << self.count,
             count: self.count + next.count,
         }
+    }
+}
+
+/// The bits of one symbol in one number, none of no bits at all: the bits above their count.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Packed(u32);
+
+impl Bits {
+    /// Of at most 24 bits.
+    pub(super) fn packed(self) -> Packed {
+        let bits = u32::try_from(self.bits).unwrap_or_default();
+        Packed(bits << 8 | u32::from(self.count))
+    }
+}
+
+impl Packed {
+    #[inline]
+    pub(super) fn bits(self) -> Option<Bits> {
+        let [count, ..] = self.0.to_le_bytes();
+        let bits = u64::from(self.0 >> 8);
+        (count > 0).then_some(Bits { bits, count })
     }
 }
 
