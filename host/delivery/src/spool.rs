@@ -23,6 +23,7 @@ use crate::ready::Ready;
 use crate::recover::{self, Recovered};
 use crate::row::{MAX_ROW_BYTES, Row, RowError};
 use crate::steps::Steps;
+use crate::upload;
 
 /// Products that the studio does not have yet.
 #[derive(Clone, Debug)]
@@ -153,12 +154,8 @@ impl Spool {
     pub async fn keep(&self, product: Product) -> Result<Kept, KeepError> {
         let spool = self.clone();
         let job = product.job_id.as_str().to_owned();
-        let ready = self.ready.clone();
         let task = tokio::task::spawn_blocking(move || spool.keep_now(product));
-        let kept = task.await;
-        // Nobody waits for this.
-        drop(tokio::task::spawn_blocking(move || ready.fill()));
-        kept.unwrap_or_else(|e| {
+        task.await.unwrap_or_else(|e| {
             let source = io::Error::other(e.to_string());
             let source = DiskError {
                 doing: "write",
@@ -305,9 +302,15 @@ impl Spool {
     pub(crate) fn remove(&self, id: &EntryId) -> Result<(), DiskError> {
         let (row, media) = (row_path(&self.dir, id), media_path(&self.dir, id));
         self.steps.at("leaving", &row)?;
-        disk::remove(&row)?;
+        self.ready.take_back(&row)?;
         self.steps.at("row removed", &row)?;
-        disk::remove(&media)
+        // What is larger may still be on its way to a studio that had answered before it had all.
+        let is_small = std::fs::symlink_metadata(&media).is_ok_and(|m| m.len() <= upload::AT_ONCE);
+        if is_small {
+            self.ready.take_back(&media)
+        } else {
+            disk::remove(&media)
+        }
     }
 
     /// Takes a product to the aside, with the reason. Killed in between, it is in one of the two.

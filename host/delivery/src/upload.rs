@@ -11,6 +11,7 @@ use reqwest::{Body, Client, Response, StatusCode};
 use tokio_util::io::{InspectReader, ReaderStream};
 use worker_wire::{StudioAccount, media_type_of};
 
+use crate::disk;
 use crate::row::Row;
 use crate::timing::Timing;
 
@@ -26,6 +27,10 @@ const REFUSAL_BYTES: usize = 4096;
 /// Longest attempt, whatever progress it makes; it only overrides the client's own limit, which is meant for small
 /// requests.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(6 * 3600);
+
+/// Media of at most so many bytes are read whole before they are sent: one read, and nobody has the file open afterwards. It
+/// must be sent within the time in which something has to move, so more would be too much for a slow line.
+pub(crate) const AT_ONCE: u64 = 256 * 1024;
 
 /// What the studio said.
 #[derive(Debug, PartialEq, Eq)]
@@ -79,20 +84,12 @@ pub(crate) async fn post(
     }
 }
 
-/// The body: the fields of the protocol, in its order, the file streamed and its length declared.
+/// The body: the fields of the protocol, in its order, and the file with its length declared; streamed, unless it is small.
 async fn form(row: &Row, path: &Path, moved: Arc<AtomicU64>) -> Result<Form, String> {
     let unreadable = |e: &dyn std::fmt::Display| format!("complete failed: the kept file: {e}");
     let Some(media) = &row.media else {
         return Err(unreadable(&"it is no media"));
     };
-    let file = tokio::fs::File::open(path)
-        .await
-        .map_err(|e| unreadable(&e))?;
-    let counted = InspectReader::new(file, move |bytes: &[u8]| {
-        let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        moved.fetch_add(count, Ordering::Relaxed);
-    });
-    let body = Body::wrap_stream(ReaderStream::with_capacity(counted, CHUNK));
     let part = |media_type: &str| -> Result<(), reqwest::Error> {
         Part::bytes(Vec::new()).mime_str(media_type).map(|_| ())
     };
@@ -101,7 +98,26 @@ async fn form(row: &Row, path: &Path, moved: Arc<AtomicU64>) -> Result<Form, Str
         .as_deref()
         .filter(|given| part(given).is_ok())
         .unwrap_or_else(|| media_type_of(&media.ext));
-    let image = Part::stream_with_length(body, media.bytes)
+    let image = if media.bytes <= AT_ONCE {
+        let path = path.to_owned();
+        let read = tokio::task::spawn_blocking(move || disk::read_bounded(&path, AT_ONCE));
+        let bytes = read
+            .await
+            .map_err(|e| unreadable(&e))?
+            .map_err(|e| unreadable(&e))?;
+        Part::bytes(bytes)
+    } else {
+        let file = tokio::fs::File::open(path)
+            .await
+            .map_err(|e| unreadable(&e))?;
+        let counted = InspectReader::new(file, move |bytes: &[u8]| {
+            let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            moved.fetch_add(count, Ordering::Relaxed);
+        });
+        let body = Body::wrap_stream(ReaderStream::with_capacity(counted, CHUNK));
+        Part::stream_with_length(body, media.bytes)
+    };
+    let image = image
         .file_name(format!("{}.{}", row.job, media.ext))
         .mime_str(media_type)
         .map_err(|e| unreadable(&e))?;
