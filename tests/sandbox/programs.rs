@@ -142,7 +142,8 @@ async fn what_it_needs_is_open() {
         "{history:#?}"
     );
     // A file of the same job that this command does not name, found by way of one that it does.
-    let search = "; for n in 0 1 2 3 4 5; do cat $(dirname $(dirname $named))/made-$n/secret.txt; done";
+    let search =
+        "; for n in 0 1 2 3 4 5; do cat $(dirname $(dirname $named))/made-$n/secret.txt; done";
     let script = json!([
         {"write": ["named.txt", ["x"]]},
         {"write": ["secret.txt", ["y"]]},
