@@ -18,6 +18,7 @@ mod group;
 mod invocation;
 mod library;
 mod lines;
+mod locks;
 mod machine;
 mod marker;
 mod memory;

@@ -10,9 +10,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
 
-use crate::{cgroup, orphans};
+use crate::{cgroup, locks, orphans};
 
 /// The variable.
 pub(crate) const VARIABLE: &str = "STUDIO_WORKER_JOB";
@@ -21,9 +20,8 @@ const FILE: &str = "programs.mark";
 /// Length of either half: 128 bits in hexadecimal.
 const HALF: usize = 32;
 
-/// Between two tries to share the lock, and how many there are. Ending what was left takes seconds at most, half a minute where a
-/// driver holds it.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Tries to share the lock, half a minute in all. Ending what was left takes seconds at most, as long as that where a driver
+/// holds it.
 const TRIES: u32 = 1500;
 
 static INSTALLATION: OnceLock<Installation> = OnceLock::new();
@@ -106,12 +104,8 @@ fn claim(path: &Path) -> io::Result<(File, bool)> {
 
 /// Waits for one that is ending what was left.
 fn share(file: &File) -> io::Result<()> {
-    for _ in 0..TRIES {
-        match file.try_lock_shared() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
-            Err(TryLockError::Error(source)) => return Err(source),
-        }
+    if locks::wait(TRIES, || file.try_lock_shared())? {
+        return Ok(());
     }
     Err(io::Error::new(
         io::ErrorKind::TimedOut,

@@ -59,8 +59,11 @@ impl Ready {
     fn lay_by(&self, path: &Path) -> Result<(PathBuf, File), DiskError> {
         let name = EntryId::fresh().map_err(|_| io::Error::other("no randomness"));
         let ready = self.dir.join(name.doing("name", path)?.to_string());
-        disk::private_dir(&self.dir)?;
-        disk::name(path, &ready)?;
+        if disk::name(path, &ready).is_err() {
+            // The first of all, or somebody tidied up.
+            disk::private_dir(&self.dir)?;
+            disk::name(path, &ready)?;
+        }
         let emptied = disk::open_to_sync(&ready).and_then(|file| {
             file.set_len(0).doing("empty", &ready)?;
             Ok(file)

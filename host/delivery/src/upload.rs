@@ -105,6 +105,13 @@ async fn form(row: &Row, path: &Path, moved: Arc<AtomicU64>) -> Result<Form, Str
             .await
             .map_err(|e| unreadable(&e))?
             .map_err(|e| unreadable(&e))?;
+        if u64::try_from(bytes.len()) != Ok(media.bytes) {
+            return Err(unreadable(&format_args!(
+                "it has {} bytes instead of {}",
+                bytes.len(),
+                media.bytes
+            )));
+        }
         Part::bytes(bytes)
     } else {
         let file = tokio::fs::File::open(path)

@@ -5,21 +5,22 @@
 //! anew at each look (a command may have changed it meanwhile) and replaced by a rename.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+use crate::locks;
 
 /// Most addresses remembered. Reaching it means that something makes up addresses; the oldest are forgotten.
 const REMEMBERED: usize = 256;
 /// Longest file that is read.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// How often the lock is tried, and how many times. A change takes milliseconds, on a full disk seconds.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Tries for the lock, ten seconds in all. A change takes milliseconds, on a full disk seconds.
 const TRIES: u32 = if cfg!(test) { 5 } else { 500 };
 
 /// What is known of one address.
@@ -204,12 +205,8 @@ impl Known {
 
     /// Blocks while another one is at it, as long as that is no longer than a change takes.
     fn wait_for(&self, lock: &File) -> Result<(), KnownError> {
-        for _ in 0..TRIES {
-            match lock.try_lock() {
-                Ok(()) => return Ok(()),
-                Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
-                Err(TryLockError::Error(source)) => return Err(self.io(source)),
-            }
+        if locks::wait(TRIES, || lock.try_lock()).map_err(|source| self.io(source))? {
+            return Ok(());
         }
         Err(KnownError::Busy {
             path: self.path.clone(),

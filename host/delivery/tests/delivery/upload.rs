@@ -209,6 +209,35 @@ async fn an_answer_that_never_comes_is_no_end() {
 }
 
 #[tokio::test]
+async fn media_that_were_cut_short_meanwhile_are_not_sent() {
+    let studio = Uploads::start(vec![Reply::Silence]).await;
+    let state = tempfile::tempdir().unwrap();
+    let timing = Timing {
+        stall: Duration::from_millis(500),
+        ..quick()
+    };
+    let worker = Worker::start(state.path(), timing);
+    let (link, _outlet) = session(studio.address, "w-1", &[], 1);
+    let cutting = async {
+        while studio.requests().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let kept = std::fs::read_dir(state.path().join("spool")).unwrap();
+        let mut kept = kept.flatten().map(|entry| entry.path());
+        let kept = kept.find(|path| path.extension().is_some_and(|ext| ext == "media"));
+        let kept = std::fs::File::options().write(true).open(kept.unwrap());
+        kept.unwrap().set_len(1).unwrap();
+    };
+    let (delivered, ()) = tokio::join!(worker.deliver(&link, "job-1", media()), cutting);
+    assert!(
+        matches!(&delivered, Delivered::KeptAside { reason } if reason.contains("it has 1 bytes instead of")),
+        "{delivered:?}"
+    );
+    assert_eq!(studio.requests().len(), 1);
+    assert_eq!(worker.aside().len(), 1);
+}
+
+#[tokio::test]
 async fn a_slot_is_not_held_for_ever() {
     let studio = Uploads::start(vec![Reply::Status(503, "later"); 2]).await;
     let state = tempfile::tempdir().unwrap();

@@ -12,15 +12,21 @@ use crate::parcel::{Sender, State};
 /// Digits of a digest that say which is meant. Fewer could mean another that is quarantined later.
 const LEAST_DIGITS: usize = 12;
 
+/// What is remembered of a plugin, where the operator did not pin it.
+fn unpinned<'a>(held: &'a Held, name: &str) -> Result<&'a Entry, SwapError> {
+    let entry = held.book.plugins.get(name);
+    let entry = entry.ok_or_else(|| SwapError::Unknown(name.to_owned()))?;
+    if entry.pinned {
+        return Err(SwapError::Pinned(name.to_owned()));
+    }
+    Ok(entry)
+}
+
 impl Swapper {
     /// The version before serves again. What served until now can be brought back by the same word.
     pub async fn rollback(&self, name: &str) -> Result<Version, SwapError> {
         let held = self.held().await;
-        let entry = held.book.plugins.get(name);
-        let entry = entry.ok_or_else(|| SwapError::Unknown(name.to_owned()))?;
-        if entry.pinned {
-            return Err(SwapError::Pinned(name.to_owned()));
-        }
+        let entry = unpinned(&held, name)?;
         self.give_up(name, "");
         let none = || SwapError::NoPrevious(name.to_owned());
         let before = entry.previous.clone().ok_or_else(none)?;
@@ -74,11 +80,7 @@ impl Swapper {
     /// Takes a plugin out of service. Its file stays where it is, and serves again once it changes.
     pub async fn remove(&self, name: &str) -> Result<(), SwapError> {
         let held = self.held().await;
-        let entry = held.book.plugins.get(name);
-        let entry = entry.ok_or_else(|| SwapError::Unknown(name.to_owned()))?;
-        if entry.pinned {
-            return Err(SwapError::Pinned(name.to_owned()));
-        }
+        unpinned(&held, name)?;
         self.give_up(name, "");
         self.take_out(held, name, "removed by the operator", false)
             .await
