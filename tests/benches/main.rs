@@ -16,6 +16,7 @@ mod calls;
 mod downloads;
 mod host;
 mod journal;
+mod pictures;
 mod reference;
 mod spawn;
 mod starts;
@@ -44,6 +45,10 @@ fn main() {
         if is_wanted("calls") {
             println!("-- calls: policy calls, each in a fresh sandbox");
             calls::measure().await;
+        }
+        if is_wanted("pictures") {
+            println!("-- pictures: what the guests of a picture compute");
+            pictures::measure().await;
         }
         if is_wanted("wire") {
             println!("-- wire: synthetic jobs over the wire, one after another");

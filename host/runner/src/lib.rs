@@ -26,7 +26,7 @@ mod witness;
 pub use capabilities::MachineFacts;
 pub use effects::ProgramRules;
 pub use gpu::{GpuMemory, Threshold};
-pub use journal::{Journal, JournalError, JournalStore};
+pub use journal::{Journal, JournalError, JournalStore, Teller};
 pub use offers::{OfferAnswer, Runner, RunnerParts, RunnerSettings};
 pub use plan::{Plan, PlanError, PlannedStep, plan};
 pub use programs::{MissingProgram, ProgramState, Programs};

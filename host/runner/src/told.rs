@@ -54,6 +54,28 @@ pub(crate) fn outcome(
     }
 }
 
+/// How many bytes an effect carries, besides texts.
+pub(crate) fn carried_by_effect(effect: &Effect) -> usize {
+    let parts = bodies(effect).into_iter().flat_map(|(_, parts)| parts);
+    let bytes = parts.map(|part| match part {
+        Part::Bytes(bytes) => bytes.len(),
+        Part::File(_) | Part::Base64(_) => 0,
+    });
+    bytes.sum()
+}
+
+/// How many bytes an outcome carries, besides texts.
+pub(crate) fn carried_by_outcome(outcome: &Outcome) -> usize {
+    match outcome {
+        Outcome::Bytes(bytes)
+        | Outcome::Responded(Response {
+            body: Answer::Bytes(bytes),
+            ..
+        }) => bytes.len(),
+        _ => 0,
+    }
+}
+
 /// A product, its bytes by length and digest.
 pub(crate) fn output(output: &Output) -> Value {
     match output {

@@ -110,10 +110,10 @@ impl JobRun {
         if let Some(memory) = memory {
             message = one_line(&format!("{message}; {memory}"));
         }
-        let told = self.journal.value(&message);
-        self.journal.write(
+        let (told, retryable) = (message.clone(), error.retryable());
+        self.journal.tell(
             "failed",
-            json!({ "error": told, "retryable": error.retryable() }),
+            move |teller| json!({ "error": teller.value(&told), "retryable": retryable }),
         );
         self.shared.reporter.error(
             Some(&self.claim.job_id),

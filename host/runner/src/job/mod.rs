@@ -159,6 +159,7 @@ impl JobRun {
         self.enter(Stage::Ended);
         let shared = self.shared.clone();
         shared.tally.ended(outcome, started.elapsed());
+        let journal = self.journal.clone();
         drop(self);
         // It may have been the last job of its generation.
         shared.retire_servers();
@@ -166,6 +167,7 @@ impl JobRun {
         if let Some(files) = files {
             files.remove().await;
         }
+        journal.wait();
     }
 
     /// Tells how the job ended; gives what to run it on once more, where a new plugin broke before anything was started.
@@ -227,7 +229,7 @@ impl JobRun {
     }
 
     /// Writes down, and says, which plugins have the job from now on.
-    fn begin(&mut self, event: &str) {
+    fn begin(&mut self, event: &'static str) {
         let by = ServedBy {
             generation: self.generation.id().to_owned(),
             plugins: self.plugins_used().map(used).collect(),
@@ -236,16 +238,21 @@ impl JobRun {
             .plugins_used()
             .map(|one| json!({"name": one.name, "version": one.version, "sha256": one.digest, "signature": one.signature}))
             .collect();
-        let body = json!({
+        let mut body = json!({
             "job": self.claim.job_id.as_str(),
             "kind": self.claim.kind,
             "model": self.claim.model,
-            "claim": self.journal.document(&self.claim.raw),
             "engine": self.engine.identity().name,
             "generation": by.generation,
             "plugins": plugins,
         });
-        self.journal.write(event, body);
+        let claim = self.claim.raw.clone();
+        self.journal.tell(event, move |teller| {
+            if let Some(body) = body.as_object_mut() {
+                body.insert("claim".to_owned(), teller.document(&claim));
+            }
+            body
+        });
         self.reservation.served_by(by.clone());
         if self.link.speaks(Extension::ServedBy) {
             let job_id = self.claim.job_id.to_string();

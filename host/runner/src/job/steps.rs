@@ -38,14 +38,18 @@ impl JobRun {
     async fn steps(&mut self, files: &mut Option<JobFiles>) -> Result<Ready, JobError> {
         self.provide_programs().await?;
         let job = &Arc::new(self.job()?);
-        self.journal.write("job", self.journal.job(job));
+        let told = job.clone();
+        self.journal.tell("job", move |teller| teller.job(&told));
         self.enter(Stage::Stepping);
         self.subject = self.engine.subject(job).await?;
         let finished = self.step_until_finished(job, files).await?;
         self.enter(Stage::Finishing);
         let Finished { output, facts } = finished;
-        let told = self.journal.value(&facts);
-        self.journal.write("finished", json!({ "facts": told }));
+        let told = facts.clone();
+        self.journal.tell(
+            "finished",
+            move |teller| json!({ "facts": teller.value(&told) }),
+        );
         for (_, text) in facts.iter().filter(|(name, _)| name == WARNING) {
             let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
             let text = text.chars().filter(|c| !c.is_control()).take(WARNING_CHARS);
@@ -127,10 +131,7 @@ impl JobRun {
             self.touched |= effects.iter().any(starts_something);
             self.enter(Stage::Performing);
             for effect in &effects {
-                self.journal.write(
-                    "effect",
-                    json!({ "step": step, "effect": self.journal.effect(effect) }),
-                );
+                self.journal.effect(step, effect);
             }
             let performer = Performer::new(Tools {
                 shared: &self.shared,
@@ -155,10 +156,7 @@ impl JobRun {
             let mut ends = outcomes.iter().filter_map(unexplained);
             self.unexplained = ends.next_back().unwrap_or(false);
             for outcome in &outcomes {
-                self.journal.write(
-                    "outcome",
-                    json!({ "step": step, "outcome": self.journal.outcome(outcome) }),
-                );
+                self.journal.outcome(step, outcome);
             }
             // The call is over, so nobody else holds it and nothing is copied.
             Arc::make_mut(&mut history).extend(outcomes);
