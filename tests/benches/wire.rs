@@ -34,19 +34,18 @@ pub(crate) async fn measure() {
     let home = Home::new();
     let worker = home.start();
     worker.connected().await;
-    let studio = ScriptedStudio::start().await;
-    let ours_home = Home::approved(&studio.base());
-    let ours = ours_home.start();
-    let ours = times(&studio, ours).await;
+    let ours = Side::of(|home| home.start()).await;
     let theirs = match reference::program() {
         Some(program) => {
-            let studio = ScriptedStudio::start().await;
-            let home = Home::approved(&studio.base());
-            home.configure("auto_update_enabled = false");
-            Some(times(&studio, reference::start(&program, &home)).await)
+            let start = |home: &Home| {
+                home.configure("auto_update_enabled = false");
+                reference::start(&program, home)
+            };
+            Some(Side::of(start).await)
         }
         None => None,
     };
+    let (ours, theirs) = times(ours, theirs).await;
     for (index, (kind, claim)) in KINDS.iter().enumerate() {
         let inside = median(inside(&worker, *claim).await);
         let tail = format!("{} through the studio inside", ms(inside));
@@ -62,22 +61,51 @@ pub(crate) async fn measure() {
     }
 }
 
-/// The median of each kind.
-async fn times(studio: &ScriptedStudio, worker: Worker) -> Vec<Duration> {
-    let mut peer = studio.welcomed().await;
-    let mut medians = Vec::new();
-    let mut number = 0;
-    for (_, claim) in KINDS {
-        let mut times = Vec::new();
-        for _ in 0..JOBS {
-            number += 1;
-            let claim = claim(&format!("job-{number}"), &format!("words {number}"));
-            times.push(one(studio, &mut peer, &claim).await);
+/// A worker and its studio.
+struct Side {
+    studio: ScriptedStudio,
+    peer: Peer,
+    _worker: Worker,
+    _home: Home,
+    times: Vec<Vec<Duration>>,
+}
+
+impl Side {
+    async fn of(start: impl FnOnce(&Home) -> Worker) -> Self {
+        let studio = ScriptedStudio::start().await;
+        let home = Home::approved(&studio.base());
+        let worker = start(&home);
+        Self {
+            peer: studio.welcomed().await,
+            studio,
+            _worker: worker,
+            _home: home,
+            times: vec![Vec::new(); KINDS.len()],
         }
-        medians.push(median(times));
     }
-    drop(worker);
-    medians
+
+    async fn job(&mut self, kind: usize, claim: &Value) {
+        let took = one(&self.studio, &mut self.peer, claim).await;
+        self.times[kind].push(took);
+    }
+
+    fn medians(self) -> Vec<Duration> {
+        self.times.into_iter().map(median).collect()
+    }
+}
+
+/// The median of each kind, of both. They take turns job by job, so that both meet the same machine.
+async fn times(mut ours: Side, mut theirs: Option<Side>) -> (Vec<Duration>, Option<Vec<Duration>>) {
+    for (kind, (_, claim)) in KINDS.into_iter().enumerate() {
+        for number in 0..JOBS {
+            let claim = claim(&format!("job-{kind}-{number}"), &format!("words {number}"));
+            ours.job(kind, &claim).await;
+            if let Some(theirs) = &mut theirs {
+                theirs.job(kind, &claim).await;
+            }
+        }
+    }
+    (ours.medians(), theirs.map(Side::medians))
 }
 
 /// One job, offered again where the worker has not freed its slot yet; the time counts from the offer it took.

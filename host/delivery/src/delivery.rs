@@ -296,7 +296,7 @@ impl Delivery {
 
     pub(crate) async fn post(&self, kept: &Kept, link: &StudioLink) -> Answer {
         let file = self.spool.media(&kept.id);
-        upload::post(&self.http, link.account(), &kept.row, &file, &self.timing).await
+        upload::post(&self.http, link.account(), kept, &file, &self.timing).await
     }
 
     fn acknowledged(self: &Arc<Self>, job: &str, failure: bool) {

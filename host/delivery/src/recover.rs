@@ -135,6 +135,7 @@ pub(crate) fn set_spoiled_aside(
     let kept = Kept {
         id: id.clone(),
         row: Arc::new(row),
+        bytes: None,
     };
     spool.set_aside(&kept, reason).map(|_| ())
 }

@@ -95,6 +95,7 @@ impl Delivery {
                 return Some(Kept {
                     id,
                     row: Arc::new(row),
+                    bytes: None,
                 });
             }
         }

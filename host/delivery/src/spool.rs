@@ -200,9 +200,17 @@ impl Spool {
             self.undo(&id, &product.payload);
             return Err(failed(error));
         }
+        let bytes = match product.payload {
+            Payload::Media {
+                content: MediaContent::Bytes(media),
+                ..
+            } if bytes <= upload::AT_ONCE => Some(media),
+            _ => None,
+        };
         Ok(Kept {
             id,
             row: Arc::new(row),
+            bytes,
         })
     }
 
@@ -289,6 +297,7 @@ impl Spool {
         Ok(Some(Kept {
             id: id.clone(),
             row: Arc::new(row),
+            bytes: None,
         }))
     }
 

@@ -12,7 +12,7 @@ use tokio_util::io::{InspectReader, ReaderStream};
 use worker_wire::{StudioAccount, media_type_of};
 
 use crate::disk;
-use crate::row::Row;
+use crate::product::Kept;
 use crate::timing::Timing;
 
 /// Bytes read from the file at once. Smaller costs a thread hop each; larger is memory per upload.
@@ -52,12 +52,13 @@ pub(crate) enum Answer {
 pub(crate) async fn post(
     http: &Client,
     account: &StudioAccount,
-    row: &Row,
+    kept: &Kept,
     file: &Path,
     timing: &Timing,
 ) -> Answer {
     let moved = Arc::new(AtomicU64::new(0));
-    let form = match form(row, file, Arc::clone(&moved)).await {
+    let row = &kept.row;
+    let form = match form(kept, file, Arc::clone(&moved)).await {
         Ok(form) => form,
         Err(text) => return Answer::Refused { text },
     };
@@ -85,7 +86,8 @@ pub(crate) async fn post(
 }
 
 /// The body: the fields of the protocol, in its order, and the file with its length declared; streamed, unless it is small.
-async fn form(row: &Row, path: &Path, moved: Arc<AtomicU64>) -> Result<Form, String> {
+async fn form(kept: &Kept, path: &Path, moved: Arc<AtomicU64>) -> Result<Form, String> {
+    let row = &kept.row;
     let unreadable = |e: &dyn std::fmt::Display| format!("complete failed: the kept file: {e}");
     let Some(media) = &row.media else {
         return Err(unreadable(&"it is no media"));
@@ -98,7 +100,9 @@ async fn form(row: &Row, path: &Path, moved: Arc<AtomicU64>) -> Result<Form, Str
         .as_deref()
         .filter(|given| part(given).is_ok())
         .unwrap_or_else(|| media_type_of(&media.ext));
-    let image = if media.bytes <= AT_ONCE {
+    let image = if let Some(bytes) = &kept.bytes {
+        Part::stream(bytes.clone())
+    } else if media.bytes <= AT_ONCE {
         let path = path.to_owned();
         let read = tokio::task::spawn_blocking(move || disk::read_bounded(&path, AT_ONCE));
         let bytes = read

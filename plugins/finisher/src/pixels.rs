@@ -28,6 +28,10 @@ const COPIES: u64 = 3;
 /// Quality of a JPEG that is made here: no difference that anybody sees, at a third of the size that 100 takes.
 const JPEG_QUALITY: u8 = 95;
 
+/// Where a WebP that begins with its lossless picture says whether pixels may be transparent, and how.
+const ALPHA_AT: usize = 24;
+const ALPHA_USED: u8 = 0x10;
+
 /// A decoded still.
 pub(crate) struct Still {
     pub(crate) width: u32,
@@ -35,8 +39,33 @@ pub(crate) struct Still {
     /// Pixels one after another, as the file has them.
     data: Vec<u8>,
     color: ColorType,
+    /// The alpha channel is there and means nothing.
+    is_opaque: bool,
     icc: Option<Vec<u8>>,
     orientation: Orientation,
+}
+
+/// Decodes to the last pixel a still that is only looked at. The bytes are as they were afterwards.
+pub(crate) fn decode_to_check(bytes: &mut [u8], format: ImageFormat) -> Result<Still, Failure> {
+    let simple = format == ImageFormat::WebP && bytes.get(12..16) == Some(b"VP8L");
+    let is_opaque = |flags: &u8| flags & ALPHA_USED == 0;
+    if !simple || !bytes.get(ALPHA_AT).is_some_and(is_opaque) {
+        return decode(bytes, format);
+    }
+    // The decoder works with four channels, and would copy three of them where it is not asked for the fourth; the format says
+    // that the flag changes nothing else.
+    let turn = |bytes: &mut [u8]| {
+        if let Some(flags) = bytes.get_mut(ALPHA_AT) {
+            *flags ^= ALPHA_USED;
+        }
+    };
+    turn(bytes);
+    let decoded = decode(bytes, format);
+    turn(bytes);
+    decoded.map(|still| Still {
+        is_opaque: true,
+        ..still
+    })
 }
 
 /// Decodes to the last pixel.
@@ -71,6 +100,7 @@ pub(crate) fn decode(bytes: &[u8], format: ImageFormat) -> Result<Still, Failure
         height,
         data,
         color,
+        is_opaque: false,
         icc,
         orientation,
     })
@@ -97,9 +127,16 @@ impl Still {
     pub(crate) fn uniform(&self) -> Option<String> {
         let size = usize::from(self.color.bytes_per_pixel());
         let (first, rest) = self.data.split_at_checked(size)?;
-        // All the same exactly when moving the picture by one pixel changes nothing; ends at the first difference.
-        let moved = self.data.get(..rest.len())?;
-        if rest == moved {
+        let first = if self.is_opaque {
+            first.get(..size - 1)?
+        } else {
+            first
+        };
+        // Ends at the first difference.
+        if rest
+            .chunks_exact(size)
+            .all(|pixel| pixel.starts_with(first))
+        {
             return Some(format!(
                 "#{}",
                 first
@@ -110,6 +147,7 @@ impl Still {
         }
         let alpha = usize::from(self.color.bytes_per_pixel() / self.color.channel_count());
         let invisible = self.color.has_alpha()
+            && !self.is_opaque
             && self
                 .data
                 .chunks_exact(size)
@@ -301,6 +339,7 @@ mod tests {
                 height: 3,
                 data: picture.as_bytes().to_vec(),
                 color: ColorType::Rgba8,
+                is_opaque: false,
                 icc: None,
                 orientation,
             };
@@ -344,6 +383,7 @@ mod tests {
                     .map(|byte| u8::try_from(byte).unwrap())
                     .collect(),
                 color,
+                is_opaque: false,
                 icc: Some(profile(space)),
                 orientation: Orientation::NoTransforms,
             };

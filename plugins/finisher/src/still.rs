@@ -4,20 +4,24 @@ use image::ImageFormat;
 use studio_plugin::json::Value;
 use studio_plugin::{Failure, RawJob};
 
-use crate::pixels::{Still, decode, name};
+use crate::pixels::{Still, decode, decode_to_check, name};
 use crate::provenance::Record;
 use crate::{jpeg, png, settings, webp};
 
 /// Checks and completes a still; its bytes and the extension of what they are.
 pub(crate) fn finish(
     job: &RawJob,
-    bytes: Vec<u8>,
+    mut bytes: Vec<u8>,
     format: ImageFormat,
     record: Record,
 ) -> Result<(Vec<u8>, String), Failure> {
-    let still = decode(&bytes, format)?;
-    refuse_uniform(job, &still)?;
     let asked = asked(job).unwrap_or(format);
+    let still = if asked == format {
+        decode_to_check(&mut bytes, format)?
+    } else {
+        decode(&bytes, format)?
+    };
+    refuse_uniform(job, &still)?;
     let record = record.with_size(still.width, still.height);
     // BMP is written anew even so: it has no chunks that could be told from garbage.
     let bytes = if asked != format || format == ImageFormat::Bmp || still.is_turned() {

@@ -351,3 +351,38 @@ fn what_is_accepted() {
     );
     assert_eq!(picture(4, 4).width(), 4);
 }
+
+#[test]
+fn an_opaque_lossless_webp_is_looked_at_to_the_last_pixel_and_stays_as_it_was() {
+    let webp = |picture: &RgbImage| {
+        let mut bytes = Vec::new();
+        let encoder = image::codecs::webp::WebPEncoder::new_lossless(&mut bytes);
+        picture.write_with_encoder(encoder).unwrap();
+        assert_eq!(&bytes[12..16], b"VP8L");
+        bytes
+    };
+    let picture = DynamicImage::ImageRgba8(picture(40, 24)).to_rgb8();
+    let before = webp(&picture);
+    let (after, _) = finish(before.clone(), "webp").unwrap();
+    let chunk = after.windows(4).position(|name| name == b"VP8L").unwrap();
+    assert!(after[chunk..].starts_with(&before[12..]));
+    let shown = decoded(&after, ImageFormat::WebP);
+    assert!(
+        shown == DynamicImage::ImageRgb8(picture),
+        "no alpha channel"
+    );
+
+    let mut cut = before;
+    cut.truncate(cut.len() / 2);
+    let size = cut.len() as u32;
+    cut[4..8].copy_from_slice(&(size - 8).to_le_bytes());
+    cut[16..20].copy_from_slice(&(size - 20).to_le_bytes());
+    assert!(finish(cut, "webp").is_err());
+
+    let even = webp(&RgbImage::from_pixel(40, 24, image::Rgb([10, 20, 30])));
+    let message = finish(even, "webp").unwrap_err().message;
+    assert!(message.contains("is #0a141e;"), "{message}");
+    let mut spotted = RgbImage::from_pixel(40, 24, image::Rgb([10, 20, 30]));
+    spotted.put_pixel(39, 23, image::Rgb([10, 20, 31]));
+    assert!(finish(webp(&spotted), "webp").is_ok());
+}

@@ -137,9 +137,12 @@ impl<'a> Performer<'a> {
             };
             outcomes.push(outcome.unwrap_or_else(Outcome::Failed));
         }
-        tokio::select! {
-            () = tokio::time::sleep_until(until) => {}
-            () = self.tools.reservation.cancel.cancelled() => {}
+        // A timer that is over already still costs its tick of a millisecond.
+        if until > Instant::now() {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => {}
+                () = self.tools.reservation.cancel.cancelled() => {}
+            }
         }
         outcomes
     }

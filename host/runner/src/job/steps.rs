@@ -40,8 +40,6 @@ impl JobRun {
         let job = &Arc::new(self.job()?);
         let told = job.clone();
         self.journal.tell("job", move |teller| teller.job(&told));
-        self.enter(Stage::Stepping);
-        self.subject = self.engine.subject(job).await?;
         let finished = self.step_until_finished(job, files).await?;
         self.enter(Stage::Finishing);
         let Finished { output, facts } = finished;
@@ -113,7 +111,17 @@ impl JobRun {
                 return Err(JobError::Cancelled);
             }
             self.enter(Stage::Stepping);
-            let effects = match self.engine.step(job, &history).await? {
+            let answer = match step {
+                0 => {
+                    // Neither call knows of the other, and both are over before anything is done for the job.
+                    let calls =
+                        tokio::join!(self.engine.subject(job), self.engine.step(job, &history));
+                    self.subject = calls.0?;
+                    calls.1?
+                }
+                _ => self.engine.step(job, &history).await?,
+            };
+            let effects = match answer {
                 Ok(Next::Finish(finished)) => return Ok(finished),
                 Ok(Next::Perform(effects)) if effects.is_empty() => {
                     return Err(JobError::NothingAsked {
