@@ -154,7 +154,7 @@ impl Spool {
     pub async fn keep(&self, product: Product) -> Result<Kept, KeepError> {
         let spool = self.clone();
         let job = product.job_id.as_str().to_owned();
-        let task = tokio::task::spawn_blocking(move || spool.keep_now(product));
+        let task = tokio::task::spawn_blocking(move || spool.keep_here(product));
         task.await.unwrap_or_else(|e| {
             let source = io::Error::other(e.to_string());
             let source = DiskError {
@@ -176,7 +176,8 @@ impl Spool {
         &self.aside
     }
 
-    fn keep_now(&self, product: Product) -> Result<Kept, KeepError> {
+    /// The same on this thread, which has to be one that may wait for the disk.
+    pub fn keep_here(&self, product: Product) -> Result<Kept, KeepError> {
         let job = product.job_id.as_str().to_owned();
         let failed = |source: DiskError| {
             let job = job.clone();

@@ -25,7 +25,7 @@ pub use entry::{Entry, FileError, FileId, FileInfo};
 pub use job::JobFiles;
 pub use limits::Limits;
 pub use name::{BadName, check_bare_name, check_extension, name_by_content};
-pub use own_thread::run_on_own_thread;
+pub use own_thread::{may_wait, run_on_own_thread};
 pub use parts::Part;
 pub use scratch::{Scratch, ScratchError, ScratchRoot};
 pub use sniff::{extension_of, sniff, sniff_file};

@@ -24,6 +24,12 @@ pub fn run_on_own_thread<F: Future>(runtime: &Handle, future: F) -> F::Output {
     runtime.block_on(future)
 }
 
+/// Whether this thread may wait for the disk: it is a job's own.
+#[must_use]
+pub fn may_wait() -> bool {
+    MAY_WAIT.get()
+}
+
 /// The thread is the runtime's again afterwards, also after a panic.
 struct Reset(bool);
 

@@ -166,7 +166,7 @@ impl Code {
         }
     }
 
-    /// Calls an export on this thread, which must be a guest thread.
+    /// Calls an export on this thread, which must be a guest thread or one that was lent.
     pub(crate) fn call<P, R>(
         &self,
         export: Export,
@@ -216,19 +216,29 @@ impl Code {
         work: impl FnOnce(&Self, &Abandoned) -> Result<R, CallError> + Send + 'static,
     ) -> Result<R, CallError> {
         let code = Arc::clone(self);
-        let answer = self
-            .sandbox
-            .guests
-            .run(move |abandoned| work(&code, abandoned))
-            .await;
-        answer.unwrap_or_else(|refused: Refused| {
-            Err(self.error(
-                export,
-                Fault::Host {
-                    reason: refused.to_string(),
-                },
-                None,
-            ))
+        let work = move |abandoned: &Abandoned| work(&code, abandoned);
+        self.answer(export, self.sandbox.guests.run(work).await)
+    }
+
+    /// Makes a call on this thread where it was lent to guests, else as [`Code::run`] does.
+    pub(crate) async fn run_here<R: Send + 'static>(
+        self: &Arc<Self>,
+        export: &'static str,
+        work: impl FnOnce(&Self, &Abandoned) -> Result<R, CallError> + Send + 'static,
+    ) -> Result<R, CallError> {
+        let code = Arc::clone(self);
+        let work = move |abandoned: &Abandoned| work(&code, abandoned);
+        self.answer(export, self.sandbox.guests.run_here(work).await)
+    }
+
+    fn answer<R>(
+        &self,
+        export: &'static str,
+        answer: Result<Result<R, CallError>, Refused>,
+    ) -> Result<R, CallError> {
+        answer.unwrap_or_else(|refused| {
+            let reason = refused.to_string();
+            Err(self.error(export, Fault::Host { reason }, None))
         })
     }
 

@@ -204,7 +204,7 @@ impl Engine {
         let called =
             self.plugin
                 .code
-                .run(export.name, move |code, abandoned| {
+                .run_here(export.name, move |code, abandoned| {
                     let budget = Budget::step(code.limits());
                     let mut spent = 0;
                     let answer: Result<(Result<Next, Failure>,), CallError> = code.measured(
@@ -343,7 +343,7 @@ impl Finisher {
         let job = Arc::clone(job);
         self.plugin
             .code
-            .run(export.name, move |code, abandoned| {
+            .run_here(export.name, move |code, abandoned| {
                 let budget = Budget::finish(code.limits());
                 let (answer,): (Result<Product, Failure>,) = code.call(
                     export,

@@ -3,7 +3,11 @@
 //! Guests compute and never wait, so they get a few threads of their own: on those that serve the network, one
 //! long call would stop heartbeats. Callers on an async runtime await the answer; whoever stops waiting cancels
 //! the call within a tick.
+//!
+//! A job has a thread to itself, which serves nobody while a step is made. Its longer calls run there: what goes in and what comes
+//! out stays with one core, and no thread has to be woken for it.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -57,21 +61,60 @@ pub(crate) struct Guests {
     shared: Arc<Shared>,
 }
 
-/// Set when nobody waits for a call's answer any more.
-#[derive(Clone, Default)]
-pub(crate) struct Abandoned(Arc<AtomicBool>);
+/// Whether nobody waits for a call's answer any more.
+#[derive(Clone)]
+pub(crate) enum Abandoned {
+    /// Set when its future is dropped.
+    Flag(Arc<AtomicBool>),
+    /// Said by whoever lent the thread.
+    Asked(Arc<dyn Fn() -> bool + Send + Sync>),
+}
 
-impl Abandoned {
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+impl Default for Abandoned {
+    fn default() -> Self {
+        Self::Flag(Arc::default())
     }
 }
 
-struct AbandonOnDrop(Abandoned);
+impl Abandoned {
+    pub(crate) fn is_set(&self) -> bool {
+        match self {
+            Self::Flag(flag) => flag.load(Ordering::Relaxed),
+            Self::Asked(is_over) => is_over(),
+        }
+    }
+}
+
+struct AbandonOnDrop(Arc<AtomicBool>);
 
 impl Drop for AbandonOnDrop {
     fn drop(&mut self) {
-        self.0.0.store(true, Ordering::Relaxed);
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+thread_local! {
+    /// Set on a thread that was lent to guests.
+    static LENT: RefCell<Option<Abandoned>> = const { RefCell::new(None) };
+}
+
+/// Lends this thread to the longer calls, steps and finishes, that are awaited in `work`: they run on the spot, so it must be one
+/// that nothing else waits for. `is_over` is asked every few milliseconds meanwhile; a call ends when it says so.
+pub fn lend_thread<R>(
+    is_over: impl Fn() -> bool + Send + Sync + 'static,
+    work: impl FnOnce() -> R,
+) -> R {
+    let before = LENT.replace(Some(Abandoned::Asked(Arc::new(is_over))));
+    let _after = TakeBack(before);
+    work()
+}
+
+/// The thread is what it was afterwards, also after a panic.
+struct TakeBack(Option<Abandoned>);
+
+impl Drop for TakeBack {
+    fn drop(&mut self) {
+        LENT.set(self.0.take());
     }
 }
 
@@ -108,8 +151,9 @@ impl Guests {
         work: impl FnOnce(&Abandoned) -> R + Send + 'static,
     ) -> Result<R, Refused> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        let abandoned = Abandoned::default();
-        let guard = AbandonOnDrop(abandoned.clone());
+        let flag = Arc::<AtomicBool>::default();
+        let abandoned = Abandoned::Flag(flag.clone());
+        let guard = AbandonOnDrop(flag);
         let span = tracing::Span::current();
         self.submit(Box::new(move || {
             if abandoned.is_set() {
@@ -122,6 +166,19 @@ impl Guests {
         let answer = receiver.await;
         drop(guard);
         answer.map_err(|_| Refused::Closed)
+    }
+
+    /// The same on this thread, where it was lent, else on a guest thread.
+    pub(crate) async fn run_here<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Abandoned) -> R + Send + 'static,
+    ) -> Result<R, Refused> {
+        let Some(abandoned) = LENT.with_borrow(Clone::clone) else {
+            return self.run(work).await;
+        };
+        let mut answer = None;
+        self.shared.counted(|| answer = Some(work(&abandoned)));
+        answer.ok_or(Refused::Closed)
     }
 
     fn submit(&self, task: Task) -> Result<(), Refused> {
@@ -154,15 +211,19 @@ impl Drop for Guests {
 impl Shared {
     fn serve(&self) {
         while let Some(task) = self.next() {
-            self.running.fetch_add(1, Ordering::SeqCst);
-            self.wake_clock();
-            // A panic here is a defect of the host's; it must not take the thread from the calls to come. The caller sees its
-            // channel closed.
-            if catch_unwind(AssertUnwindSafe(task)).is_err() {
-                tracing::error!(target: "plugins", "a guest thread panicked in host code; the call is lost");
-            }
-            self.running.fetch_sub(1, Ordering::SeqCst);
+            self.counted(task);
         }
+    }
+
+    /// Makes a call, with the clock going.
+    fn counted(&self, call: impl FnOnce()) {
+        self.running.fetch_add(1, Ordering::SeqCst);
+        self.wake_clock();
+        // A panic here is a defect of the host's; it must not take the thread from the calls to come. The caller gets no answer.
+        if catch_unwind(AssertUnwindSafe(call)).is_err() {
+            tracing::error!(target: "plugins", "a guest's thread panicked in host code; the call is lost");
+        }
+        self.running.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn next(&self) -> Option<Task> {
@@ -285,6 +346,39 @@ mod tests {
         }
         assert_eq!(guests.submit(Box::new(|| ())), Err(Refused::Full));
         release.send(()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn calls_run_here_where_the_thread_was_lent() {
+        let guests = guests(1);
+        let here = thread::current().id();
+        let place = |_: &Abandoned| thread::current().id();
+        assert_ne!(guests.run_here(place).await, Ok(here));
+        let over = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&over);
+        lend_thread(
+            move || asked.load(Ordering::Relaxed),
+            || {
+                let call = guests.run_here(place);
+                assert_eq!(at_once(call), Ok(here));
+                assert_eq!(at_once(guests.run_here(Abandoned::is_set)), Ok(false));
+                over.store(true, Ordering::Relaxed);
+                assert_eq!(at_once(guests.run_here(Abandoned::is_set)), Ok(true));
+                let lost = at_once(guests.run_here(|_| -> u32 { panic!("on purpose") }));
+                assert_eq!(lost, Err(Refused::Closed));
+            },
+        );
+        assert_ne!(guests.run_here(place).await, Ok(here), "no longer lent");
+    }
+
+    /// What needs to wait for nothing.
+    fn at_once<F: Future>(future: F) -> F::Output {
+        let mut future = std::pin::pin!(future);
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match future.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(value) => value,
+            std::task::Poll::Pending => panic!("it waits"),
+        }
     }
 
     async fn futures_poll_once<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {

@@ -47,6 +47,7 @@ pub use failpoint::{VARIABLE as FAILPOINT, failpoint};
 pub use fault::{CallError, Fault};
 pub use generation::{Engine, Finisher, Generation, Identity, Router};
 pub use grants::{Asked, Grants, LimitValues, Limits, SecretGrant};
+pub use guests::lend_thread;
 pub use inspect::{InspectError, Inspection, Validated, inspect, name_in, validate};
 pub use kept::{Kept, KeptError, remove_unfinished};
 pub use load::{EmbeddedFile, LoadError, Loaded, Source, load};

@@ -40,7 +40,8 @@ pub struct SandboxOptions {
     pub cache_dir: Option<PathBuf>,
     /// Compiles in child processes; none compiles in this one, which is for tests and tools.
     pub compiler: Option<Compiler>,
-    /// Threads that guests run on. One job uses one; a second serves readers of progress meanwhile.
+    /// Threads that guests run on, besides one that a job may lend: offers, subjects, readers of progress, and plugins that are
+    /// looked at while they serve.
     pub guest_threads: NonZeroUsize,
 }
 
@@ -185,8 +186,9 @@ fn config(threads: NonZeroUsize) -> Config {
 }
 
 fn pool(threads: NonZeroUsize) -> PoolingAllocationConfig {
-    // One instance lives per thread, and one more for a call that is being dropped while the next begins.
-    let instances = u32::try_from(threads.get()).unwrap_or(64).clamp(1, 64) + 1;
+    // One instance lives per thread, one on the thread that a job lends, and one more for a call that is being dropped while the
+    // next begins.
+    let instances = u32::try_from(threads.get()).unwrap_or(64).clamp(1, 64) + 2;
     let each = |count: usize| instances * u32::try_from(count).unwrap_or(32);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)

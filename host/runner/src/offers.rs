@@ -13,14 +13,14 @@ use worker_delivery::Delivery;
 use worker_egress::Egress;
 use worker_files::{ModelCache, ScratchRoot};
 use worker_plugins::contract::{Candidate, Rejection, WorkerState};
-use worker_plugins::{CallError, Engine, Generation, Serving};
+use worker_plugins::{CallError, Engine, Generation, Serving, lend_thread};
 use worker_servers::Servers;
 use worker_wire::{Capabilities, Claim, JobId, StudioLink, WorkerFrame, reject};
 
 use crate::capabilities::{MachineFacts, capabilities};
 use crate::effects::ProgramRules;
 use crate::gpu::{GpuMemory, Live, Threshold};
-use crate::job::JobRun;
+use crate::job::{JobRun, is_cancelled_for_long};
 use crate::journal::JournalStore;
 use crate::programs::Programs;
 use crate::report::{LogSink, Reporter};
@@ -218,12 +218,18 @@ impl Runner {
             return turned.answer();
         }
         let told = (claim.job_id.clone(), link.clone(), self.0.reporter.clone());
+        let is_over = is_cancelled_for_long(reservation.cancel.clone());
         let run = JobRun::new(self.0.clone(), generation, engine, claim, link, reservation);
         let jobs = self.0.jobs.clone();
         OfferAnswer::Accepted(Box::new(move || {
-            // A thread of its own: what wakes it wakes one thread and no other, and it may wait for the disk.
+            // A thread of its own: what wakes it wakes one thread and no other, it may wait for the disk, and guests may compute
+            // on it.
             let runtime = Handle::current();
-            let job = move || worker_files::run_on_own_thread(&runtime, run.execute());
+            let job = move || {
+                lend_thread(is_over, || {
+                    worker_files::run_on_own_thread(&runtime, run.execute())
+                })
+            };
             tokio::spawn(watch(jobs.spawn_blocking(job), told));
         }))
     }

@@ -144,7 +144,13 @@ impl JobRun {
             finished_at: SystemTime::now(),
             payload,
         };
-        let kept = match self.shared.delivery.spool().keep(product).await {
+        let spool = self.shared.delivery.spool();
+        let kept = if worker_files::may_wait() {
+            spool.keep_here(product)
+        } else {
+            spool.keep(product).await
+        };
+        let kept = match kept {
             Ok(kept) => kept,
             Err(error) => return self.cannot_keep(&error, failure).await,
         };

@@ -16,7 +16,7 @@ use worker_wire::{Claim, Extension, PluginUsed, ServedBy, StudioLink, WorkerFram
 
 use self::error::JobError;
 use self::hand_over::payload_of;
-pub(crate) use self::steps::undeclared;
+pub(crate) use self::steps::{is_cancelled_for_long, undeclared};
 use crate::effects::{Waited, Withheld};
 use crate::finish::{FinishError, Ready};
 use crate::journal::Journal;

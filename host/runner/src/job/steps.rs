@@ -1,7 +1,7 @@
 //! The engine's work on a job: steps and effects until it finishes, then the chain of finishers.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -113,7 +113,8 @@ impl JobRun {
             self.enter(Stage::Stepping);
             let answer = match step {
                 0 => {
-                    // Neither call knows of the other, and both are over before anything is done for the job.
+                    // Neither call knows of the other, and both are over before anything is done for the job. The subject
+                    // stands first: it is asked on another thread, while this one makes the step.
                     let calls =
                         tokio::join!(self.engine.subject(job), self.engine.step(job, &history));
                     self.subject = calls.0?;
@@ -237,10 +238,17 @@ pub(crate) fn undeclared(engine: &Engine, effects: &[Effect]) -> Option<String> 
         .next()
 }
 
-/// An effect ends what it started within a bounded grace; a guest call is bounded by its own limits. This is the
-/// last resort for a job that heeds neither.
+/// How long a job that was cancelled may go on. An effect ends what it started within a bounded grace, and a guest call is bounded by
+/// its own limits: this is the last resort for a job that heeds neither.
+const LAST_RESORT: Duration = Duration::from_secs(30);
+
 async fn cancelled_for_long(cancel: &CancellationToken) {
-    const LAST_RESORT: Duration = Duration::from_secs(30);
     cancel.cancelled().await;
     tokio::time::sleep(LAST_RESORT).await;
+}
+
+/// The same as a question, for where nobody can wait: the first that sees the job cancelled begins to count.
+pub(crate) fn is_cancelled_for_long(cancel: CancellationToken) -> impl Fn() -> bool {
+    let seen = OnceLock::new();
+    move || cancel.is_cancelled() && seen.get_or_init(Instant::now).elapsed() >= LAST_RESORT
 }
