@@ -158,7 +158,12 @@ async fn what_a_job_leaves_behind() {
         journals[0].metadata().unwrap().permissions().mode() & 0o777,
         0o600
     );
-    let journal = std::fs::read_to_string(&journals[0]).unwrap();
+    // Nothing waits for the journal, so its last lines may come after all else.
+    let journal = worker_tests::wait::until("a whole journal", || {
+        let journal = std::fs::read_to_string(&journals[0]).unwrap();
+        journal.contains("\"delivered\"").then_some(journal)
+    })
+    .await;
     let events: Vec<serde_json::Value> = journal
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())

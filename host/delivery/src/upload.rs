@@ -70,7 +70,7 @@ pub(crate) async fn post(
         .multipart(form)
         .send();
     match watched(request, &moved, timing.stall).await {
-        Some(Ok(response)) => judge(response, timing).await,
+        Some(Ok(response)) => judge(response, account, timing).await,
         Some(Err(error)) => Answer::Again {
             text: format!("complete failed: {}", chain(&error.without_url())),
             after: None,
@@ -154,7 +154,7 @@ async fn watched<F: Future>(request: F, moved: &AtomicU64, stall: Duration) -> O
     }
 }
 
-async fn judge(response: Response, timing: &Timing) -> Answer {
+async fn judge(response: Response, account: &StudioAccount, timing: &Timing) -> Answer {
     let status = response.status();
     if status.is_success() {
         drain(response, timing.refusal_text);
@@ -164,7 +164,7 @@ async fn judge(response: Response, timing: &Timing) -> Answer {
         return Answer::Taken;
     }
     let after = retry_after(&response);
-    let text = refusal(response, timing.refusal_text).await;
+    let text = refusal(response, account, timing.refusal_text).await;
     let text = format!("complete failed: {} — {text}", status.as_u16());
     let passing = status.is_server_error()
         || matches!(
@@ -197,8 +197,8 @@ fn retry_after(response: &Response) -> Option<Duration> {
     seconds.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// The beginning of a refusal's body, on one line.
-async fn refusal(mut response: Response, patience: Duration) -> String {
+/// The beginning of a refusal's body, on one line. A studio, or a proxy before it, may repeat the token that it refuses.
+async fn refusal(mut response: Response, account: &StudioAccount, patience: Duration) -> String {
     let mut bytes = Vec::new();
     let reading = async {
         while let Ok(Some(chunk)) = response.chunk().await {
@@ -210,7 +210,8 @@ async fn refusal(mut response: Response, patience: Duration) -> String {
     };
     // What came in time is said; the rest does not matter.
     let _ = tokio::time::timeout(patience, reading).await;
-    one_line(&String::from_utf8_lossy(&bytes))
+    let text = String::from_utf8_lossy(&bytes);
+    one_line(&account.token.hidden_in(&text))
 }
 
 fn one_line(text: &str) -> String {

@@ -4,8 +4,8 @@
 //! is granted, an option is known) is for whoever acts on it to check.
 
 use crate::contract::{
-    Argument, Build, Command, Effect, Failure, Finished, Header, Next, Output, Part, Piece,
-    Product, Progress, Rejection, Request,
+    Argument, Build, Command, Effect, Failure, Finished, Header, Next, Output, OutputKind, Part,
+    Piece, Product, Progress, Rejection, Request,
 };
 use crate::fault::Fault;
 use crate::grants::{Grants, Limits};
@@ -173,12 +173,15 @@ fn effect(effect: &Effect, limits: &Limits) -> Checked {
                 "entries",
                 MAX_ITEMS,
             )?;
-            downloads
-                .iter()
-                .try_for_each(|download| field("a download's address", &download.url))
+            downloads.iter().try_for_each(|download| {
+                field("a download's address", &download.url)?;
+                optional("a model's name", download.cache_as.as_deref())?;
+                optional("a download's digest", download.sha256.as_deref())
+            })
         }
         Effect::Run(wanted) => command(wanted),
         Effect::Call(call) => {
+            field("a program's name", &call.backend)?;
             arguments(&call.arguments)?;
             environment(&call.environment)?;
             request(&call.request)?;
@@ -202,6 +205,7 @@ fn effect(effect: &Effect, limits: &Limits) -> Checked {
 }
 
 fn command(command: &Command) -> Checked {
+    field("a program's name", &command.backend)?;
     arguments(&command.arguments)?;
     environment(&command.environment)?;
     at_most(
@@ -210,6 +214,12 @@ fn command(command: &Command) -> Checked {
         "entries",
         MAX_ITEMS,
     )?;
+    for output in &command.outputs {
+        match output {
+            OutputKind::File(ext) | OutputKind::Stdout(ext) => field("an extension", ext)?,
+            OutputKind::Folder => {}
+        }
+    }
     body(&command.input)
 }
 
@@ -270,12 +280,19 @@ fn request(request: &Request) -> Checked {
             "entries",
             MAX_ITEMS,
         )?;
+        for value in &repeat.pending {
+            field("a pending value", value)?;
+        }
     }
     body(&request.body)
 }
 
 fn body(parts: &[Part]) -> Checked {
     at_most("a body", parts.len(), "parts", MAX_PARTS)
+}
+
+fn optional(what: &str, text: Option<&str>) -> Checked {
+    text.map_or(Ok(()), |text| field(what, text))
 }
 
 fn field(what: &str, text: &str) -> Checked {

@@ -220,6 +220,7 @@ impl Runner {
         let told = (claim.job_id.clone(), link.clone(), self.0.reporter.clone());
         let is_over = is_cancelled_for_long(reservation.cancel.clone());
         let run = JobRun::new(self.0.clone(), generation, engine, claim, link, reservation);
+        let handed_over = run.handed_over();
         let jobs = self.0.jobs.clone();
         OfferAnswer::Accepted(Box::new(move || {
             // A thread of its own: what wakes it wakes one thread and no other, it may wait for the disk, and guests may compute
@@ -230,7 +231,7 @@ impl Runner {
                     worker_files::run_on_own_thread(&runtime, run.execute())
                 })
             };
-            tokio::spawn(watch(jobs.spawn_blocking(job), told));
+            tokio::spawn(watch(jobs.spawn_blocking(job), told, handed_over));
         }))
     }
 
@@ -508,10 +509,18 @@ impl Runner {
 async fn watch(
     job: tokio::task::JoinHandle<()>,
     (job_id, link, reporter): (JobId, StudioLink, Reporter),
+    handed_over: Arc<AtomicBool>,
 ) {
     if let Err(broken) = job.await
         && broken.is_panic()
     {
+        if handed_over.load(Ordering::SeqCst) {
+            // Two answers to one job end the session.
+            let told = format!(
+                "{job_id}: the worker broke after it had handed the result over; its log says where"
+            );
+            return reporter.error(Some(&job_id), told);
+        }
         let error = "the worker broke while it ran the job; its log says where".to_owned();
         reporter.error(Some(&job_id), format!("{job_id}: {error}"));
         let frame = WorkerFrame::Fail {

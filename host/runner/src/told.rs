@@ -54,14 +54,18 @@ pub(crate) fn outcome(
     }
 }
 
-/// How many bytes an effect carries, besides texts.
+/// How many bytes an effect carries, besides texts that are short by contract.
 pub(crate) fn carried_by_effect(effect: &Effect) -> usize {
     let parts = bodies(effect).into_iter().flat_map(|(_, parts)| parts);
     let bytes = parts.map(|part| match part {
         Part::Bytes(bytes) => bytes.len(),
         Part::File(_) | Part::Base64(_) => 0,
     });
-    bytes.sum()
+    let text = match effect {
+        Effect::Other((_, text)) => text.len(),
+        _ => 0,
+    };
+    bytes.sum::<usize>() + text
 }
 
 /// How many bytes an outcome carries, besides texts.

@@ -86,7 +86,7 @@ fn request(account: &StudioAccount, url: &str) -> Result<Request, End> {
 fn refused(response: &Response, account: &StudioAccount) -> End {
     let status = response.status().as_u16();
     let body = response.body().as_deref().unwrap_or_default();
-    let body = String::from_utf8_lossy(body).replace(account.token.expose(), "<secret>");
+    let body = account.token.hidden_in(&String::from_utf8_lossy(body));
     let body = one_line(&body, BODY_CHARS);
     match status {
         401 => End::AuthFailed {

@@ -6,7 +6,7 @@ use reqwest::redirect::Policy;
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use rustls_platform_verifier::BuilderVerifierExt;
 use serde::de::DeserializeOwned;
-use worker_wire::ApiBase;
+use worker_wire::{ApiBase, Secret};
 
 use crate::{
     TransportError,
@@ -90,10 +90,11 @@ pub(crate) enum CallError {
     Unreadable { op: &'static str, cause: String },
 }
 
-/// Sends a request and reads its JSON answer.
+/// Sends a request and reads its JSON answer. Of a refusal that repeats the secret nobody hears it.
 pub(crate) async fn call<T: DeserializeOwned>(
     op: &'static str,
     request: reqwest::RequestBuilder,
+    secret: &Secret,
 ) -> Result<T, CallError> {
     let mut response = request.send().await.map_err(|e| transport(op, &e))?;
     let status = response.status();
@@ -101,7 +102,7 @@ pub(crate) async fn call<T: DeserializeOwned>(
         return Err(CallError::Redirect {
             op,
             status: status.as_u16(),
-            location: location(&response),
+            location: secret.hidden_in(&location(&response)),
         });
     }
     let (body, whole) = body(&mut response).await.map_err(|e| transport(op, &e))?;
@@ -110,7 +111,10 @@ pub(crate) async fn call<T: DeserializeOwned>(
         return Err(CallError::Status {
             op,
             status: status.as_u16(),
-            body: one_line(&String::from_utf8_lossy(&body), BODY_CHARS),
+            body: one_line(
+                &secret.hidden_in(&String::from_utf8_lossy(&body)),
+                BODY_CHARS,
+            ),
         });
     }
     if !whole {

@@ -10,7 +10,8 @@ use futures_util::{StreamExt, stream::SplitStream};
 use tokio::time::{self, Instant};
 use tokio_tungstenite::tungstenite::Message;
 use worker_wire::{
-    Claim, CloseCode, ErrorCode, FrameError, JobId, LogLevel, PluginUpdate, ServerFrame, Welcome,
+    Claim, CloseCode, ErrorCode, FrameError, JobId, LogLevel, PluginUpdate, Secret, ServerFrame,
+    Welcome,
 };
 
 use crate::{
@@ -30,6 +31,8 @@ const KINDS: usize = 32;
 
 pub(crate) struct Incoming<'a> {
     context: &'a Context,
+    /// What the studio may quote and nobody shall read.
+    token: &'a Secret,
     stream: SplitStream<Socket>,
     deadline: Instant,
     senseless: u32,
@@ -37,9 +40,14 @@ pub(crate) struct Incoming<'a> {
 }
 
 impl<'a> Incoming<'a> {
-    pub(crate) fn new(context: &'a Context, stream: SplitStream<Socket>) -> Self {
+    pub(crate) fn new(
+        context: &'a Context,
+        token: &'a Secret,
+        stream: SplitStream<Socket>,
+    ) -> Self {
         Self {
             context,
+            token,
             stream,
             deadline: Instant::now() + context.options.timing.read_idle,
             senseless: 0,
@@ -98,8 +106,13 @@ impl<'a> Incoming<'a> {
                     return Err(End::disconnected(format!("the connection broke: {cause}")));
                 }
                 Some(Ok(Message::Close(close))) => {
-                    let close = close.as_ref();
-                    let close = close.map(|c| (CloseCode(c.code.into()), c.reason.as_str()));
+                    let close = close.map(|close| {
+                        let reason = self.token.hidden_in(close.reason.as_str());
+                        (CloseCode(close.code.into()), reason)
+                    });
+                    let close = close
+                        .as_ref()
+                        .map(|(code, reason)| (*code, reason.as_str()));
                     return Err(End::of_close(close));
                 }
                 Some(Ok(Message::Text(text))) => match ServerFrame::parse(&text) {
@@ -224,7 +237,8 @@ impl<'a> Incoming<'a> {
     }
 
     fn error(&mut self, code: ErrorCode, message: &str) -> Result<(), End> {
-        let word = one_line(code.as_wire(), 40);
+        let word = one_line(&self.token.hidden_in(code.as_wire()), 40);
+        let message = &self.token.hidden_in(message);
         match End::of_error(code, message) {
             Some(end) => Err(end),
             None => {

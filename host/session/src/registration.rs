@@ -132,7 +132,8 @@ impl Registration<'_> {
         };
         let url = self.context.options.base.http("/workers/register-request");
         let http = &self.context.options.transport.http;
-        let answer = call::<RegisterAnswer>("register-request", http.post(url).json(&body)).await;
+        let request = http.post(url).json(&body);
+        let answer = call::<RegisterAnswer>("register-request", request, &secret).await;
         match answer {
             Ok(answer) => Ok(self.asked(answer).await),
             Err(error) => {
@@ -209,6 +210,7 @@ impl Registration<'_> {
                 .http
                 .get(options.base.http(&route))
                 .bearer_auth(secret.expose()),
+            &secret,
         );
         match call.await {
             Ok(PollAnswer::Pending) => {

@@ -37,7 +37,7 @@ pub(crate) async fn serve(
     stop: &CancellationToken,
 ) -> Served {
     let (sink, stream) = socket.split();
-    let mut incoming = Incoming::new(context, stream);
+    let mut incoming = Incoming::new(context, &account.token, stream);
     let mut writer = Writer::new(context, sink);
     let entered = stop.run_until_cancelled(enter(context, account, &mut incoming, &mut writer));
     let served = match entered.await {

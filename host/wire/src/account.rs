@@ -21,6 +21,14 @@ impl Secret {
         &self.0
     }
 
+    /// Somebody else's words, with `<secret>` wherever they repeat this one: who refuses a secret may quote it.
+    pub fn hidden_in(&self, words: &str) -> String {
+        match self.is_empty() {
+            true => words.to_owned(),
+            false => words.replace(&self.0, "<secret>"),
+        }
+    }
+
     /// Whether there is no text at all.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -8,6 +8,10 @@ use serde_json::value::RawValue;
 /// Longest job id, in bytes. It becomes part of a URL and of file names.
 const MAX_ID_BYTES: usize = 128;
 
+/// Largest claim, in bytes. Plugins get it with the memory that they are granted by default, a few times over; a larger one would end
+/// them, and look like their fault.
+const MAX_CLAIM_BYTES: usize = 16 << 20;
+
 /// Longest id, in bytes, that is sent back in a rejection.
 pub const MAX_NAMED_BYTES: usize = 1024;
 
@@ -109,6 +113,13 @@ struct Tagged {
     kind: Option<String>,
 }
 
+/// The id in a claim that cannot be read otherwise, for rejecting it: it has a field twice, say.
+fn id_in(raw: &str) -> Option<String> {
+    let claim: serde_json::Value = serde_json::from_str(raw).ok()?;
+    let id = claim.get("jobId")?.as_str()?;
+    (!id.is_empty() && id.len() <= MAX_NAMED_BYTES).then(|| id.to_owned())
+}
+
 impl Claim {
     /// Reads a claim. Unknown fields are kept in [`Claim::raw`]; what is missing or of the wrong type is named.
     pub fn read(raw: &str) -> Result<Self, ClaimError> {
@@ -116,10 +127,9 @@ impl Claim {
             job_id: None,
             reason,
         };
-        let loose: Loose<'_> = serde_json::from_str(raw).map_err(|e| {
-            nameless(format!(
-                "the claim is not an object the worker can read: {e}"
-            ))
+        let loose: Loose<'_> = serde_json::from_str(raw).map_err(|e| ClaimError {
+            job_id: id_in(raw),
+            reason: format!("the claim is not an object the worker can read: {e}"),
         })?;
         let named = text(loose.job_id, "jobId").map_err(nameless)?;
         let known = |reason: String| ClaimError {
@@ -127,6 +137,12 @@ impl Claim {
             reason,
         };
         let job_id = JobId::parse(&named).map_err(|e| known(e.to_string()))?;
+        if raw.len() > MAX_CLAIM_BYTES {
+            return Err(known(format!(
+                "the claim has {} bytes, and the worker takes {MAX_CLAIM_BYTES} at most; give files by URL",
+                raw.len()
+            )));
+        }
         // What is nested deeper than the parser goes could not be looked through for its URLs later.
         if serde_json::from_str::<serde_json::Value>(raw).is_err() {
             return Err(known(

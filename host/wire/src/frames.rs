@@ -107,8 +107,19 @@ pub struct Welcome {
     /// Opaque.
     pub server_time: String,
     /// Frames beyond the protocol that the studio can take part in.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "texts_among"
+    )]
     pub extensions: Vec<String>,
+}
+
+/// The texts of a list. Whatever else a studio writes in a field beyond the protocol must not cost the session.
+fn texts_among<'de, D: serde::Deserializer<'de>>(reader: D) -> Result<Vec<String>, D::Error> {
+    let value = serde_json::Value::deserialize(reader)?;
+    let items = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    let texts = items.iter().filter_map(serde_json::Value::as_str);
+    Ok(texts.map(str::to_owned).collect())
 }
 
 /// What a studio sends.

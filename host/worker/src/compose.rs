@@ -81,12 +81,8 @@ fn gib_of_files(model_source: &str) -> f32 {
     (bytes as f64 / GIB) as f32
 }
 
-/// An engine of placeholders. It must never stand in for a real model without a word, so it comes after every other engine
-/// of a kind where no model is named.
-const PLACEHOLDERS: &str = "synthetic";
-
 /// The engine for a kind: the one that a model source names, else the first that lists the model, else the first of
-/// the kind, placeholders last. A name that ends in `*` stands for any model.
+/// the kind, in the operator's order. A name that ends in `*` stands for any model.
 fn choose(
     generation: &Generation,
     kind: &str,
@@ -135,17 +131,9 @@ fn choose(
                     .find(|(_, models)| models.iter().any(|name| name.ends_with('*')))
             })
             .map(|(engine, _)| ((*engine).clone(), model.clone())),
-        None => {
-            let is_real = |engine: &Engine| {
-                let names = &engine.description().engines;
-                !names.iter().any(|name| name == PLACEHOLDERS)
-            };
-            serving
-                .iter()
-                .find(|(engine, _)| is_real(engine))
-                .or(serving.first())
-                .map(|(engine, models)| ((*engine).clone(), concrete(models).unwrap_or_default()))
-        }
+        None => serving
+            .first()
+            .map(|(engine, models)| ((*engine).clone(), concrete(models).unwrap_or_default())),
     };
     chosen.ok_or_else(|| ComposeError::UnknownModel {
         known: serving

@@ -381,7 +381,7 @@ fn an_opaque_lossless_webp_is_looked_at_to_the_last_pixel_and_stays_as_it_was() 
 
     let even = webp(&RgbImage::from_pixel(40, 24, image::Rgb([10, 20, 30])));
     let message = finish(even, "webp").unwrap_err().message;
-    assert!(message.contains("is #0a141e;"), "{message}");
+    assert!(message.contains("is #0a141e,"), "{message}");
     let mut spotted = RgbImage::from_pixel(40, 24, image::Rgb([10, 20, 30]));
     spotted.put_pixel(39, 23, image::Rgb([10, 20, 31]));
     assert!(finish(webp(&spotted), "webp").is_ok());

@@ -228,7 +228,15 @@ async fn media_that_were_cut_short_meanwhile_are_not_sent() {
         let kept = std::fs::File::options().write(true).open(kept.unwrap());
         kept.unwrap().set_len(1).unwrap();
     };
-    let (delivered, ()) = tokio::join!(worker.deliver(&link, "job-1", media()), cutting);
+    // Given as a file, so that each attempt reads what the disk has.
+    let file = state.path().join("product.webp");
+    std::fs::write(&file, [7; 25]).unwrap();
+    let media = Payload::Media {
+        content: MediaContent::File(file),
+        ext: "webp".into(),
+        media_type: None,
+    };
+    let (delivered, ()) = tokio::join!(worker.deliver(&link, "job-1", media), cutting);
     assert!(
         matches!(&delivered, Delivered::KeptAside { reason } if reason.contains("it has 1 bytes instead of")),
         "{delivered:?}"

@@ -180,9 +180,8 @@ impl Places for CachedPlaces<'_> {
     fn directory(&mut self, entries: &[Entry]) -> Result<OsString, Refused> {
         let mut shown = Vec::with_capacity(entries.len());
         for entry in entries {
-            worker_files::check_bare_name(&entry.name).map_err(|_| Refused::FileName {
-                name: entry.name.clone(),
-            })?;
+            worker_files::check_bare_name(&entry.name)
+                .map_err(|_| Refused::file_name(&entry.name))?;
             shown.push(self.cached(entry.file, Some(&entry.name))?);
         }
         let path = self.tools.shared.servers.shown().directory(&shown);

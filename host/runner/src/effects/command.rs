@@ -188,9 +188,8 @@ impl Places for JobPlaces<'_> {
 
     fn directory(&mut self, entries: &[Entry]) -> Result<OsString, Refused> {
         for entry in entries {
-            worker_files::check_bare_name(&entry.name).map_err(|_| Refused::FileName {
-                name: entry.name.clone(),
-            })?;
+            worker_files::check_bare_name(&entry.name)
+                .map_err(|_| Refused::file_name(&entry.name))?;
             self.files
                 .get(FileId(entry.file))
                 .map_err(|_| Refused::NoSuchFile { id: entry.file })?;

@@ -115,6 +115,15 @@ pub(crate) enum Refused {
     NotAvailable { name: String },
 }
 
+impl Refused {
+    /// Of a name, of which the beginning is shown.
+    fn file_name(name: &str) -> Self {
+        Self::FileName {
+            name: name.chars().take(80).collect(),
+        }
+    }
+}
+
 impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
         // None of these passes by itself: the plugin, its grants or the machine must change first.

@@ -30,8 +30,7 @@ pub(crate) fn check(
 ) -> Result<Checked, Refused> {
     texts.check(&download.url, hosts)?;
     if let Some(name) = &download.cache_as {
-        worker_files::check_bare_name(name)
-            .map_err(|_| Refused::FileName { name: name.clone() })?;
+        worker_files::check_bare_name(name).map_err(|_| Refused::file_name(name))?;
     }
     let ceiling = match download.cache_as {
         Some(_) => largest,

@@ -162,8 +162,7 @@ impl<'a> Performer<'a> {
                 .map(Outcome::Exited),
             Effect::Read(range) => self.read(range, files).await,
             Effect::Write((name, parts)) => {
-                worker_files::check_bare_name(&name)
-                    .map_err(|_| Refused::FileName { name: name.clone() })?;
+                worker_files::check_bare_name(&name).map_err(|_| Refused::file_name(&name))?;
                 let parts: Vec<_> = parts.into_iter().map(part).collect();
                 let info = files.write(&name, &parts).await.map_err(on_disk)?;
                 Ok(Outcome::Files(vec![file(info)]))

@@ -1,5 +1,6 @@
 //! From a payload to its acknowledgement: kept on disk first, then delivered.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
@@ -66,6 +67,7 @@ impl JobRun {
             ),
         );
         self.enter(Stage::Delivering);
+        self.handed_over.store(true, Ordering::SeqCst);
         let delivered = self.deliver(kept, false).await;
         self.journal
             .write("delivered", json!(format!("{delivered:?}")));
@@ -128,6 +130,7 @@ impl JobRun {
     /// Keeps the payload on disk and hands it over. The slot is free when this returns.
     pub(super) async fn hand_over(&mut self, payload: Payload) {
         self.enter(Stage::Keeping);
+        self.handed_over.store(true, Ordering::SeqCst);
         let failure = match &payload {
             Payload::Failure { message, retryable } => Some((message.clone(), *retryable)),
             _ => None,

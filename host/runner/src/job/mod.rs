@@ -8,6 +8,7 @@ mod hand_over;
 mod steps;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use serde_json::json;
@@ -74,6 +75,8 @@ pub(crate) struct JobRun {
     waited: Waited,
     /// What the last round of effects did not get.
     withheld: Withheld,
+    /// Set once the job's one answer is on its way.
+    handed_over: Arc<AtomicBool>,
 }
 
 impl JobRun {
@@ -102,7 +105,13 @@ impl JobRun {
             unexplained: false,
             waited: Waited::default(),
             withheld: Withheld::default(),
+            handed_over: Arc::default(),
         }
+    }
+
+    /// Whether the job's answer is on its way; nobody else may answer then.
+    pub(crate) fn handed_over(&self) -> Arc<AtomicBool> {
+        self.handed_over.clone()
     }
 
     /// Runs the job to its end. The slot is free as soon as the result is handed over; clearing up after it does not

@@ -10,7 +10,7 @@ mod writer;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
@@ -40,10 +40,6 @@ pub(crate) const MAX_BLOB: usize = 1 << 20;
 
 /// Bytes kept by digest in all; the oldest go first.
 const KEPT_BLOBS: u64 = 64 << 20;
-
-/// How long the end of a job waits for its journal, when the next one has begun already. Longer holds up a worker that stops, on a
-/// disk that hangs.
-const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Jobs between two prunings.
 const PRUNE_EVERY: u32 = 50;
@@ -97,7 +93,8 @@ impl JournalStore {
     pub fn start(&self, job: &JobId) -> Journal {
         if self.since_prune.fetch_add(1, Ordering::Relaxed) % PRUNE_EVERY == PRUNE_EVERY - 1 {
             let folder = self.folder.clone();
-            self.writer.hand_over(move || folder.prune());
+            // Where too much is waiting, the next one prunes.
+            self.writer.offer(move || folder.prune());
         }
         let stamp = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -107,9 +104,14 @@ impl JournalStore {
         let path = self.folder.dir.join(name);
         let page = Page::default();
         let written = page.clone();
-        self.writer.hand_over(move || written.open(&path, &job));
+        // The session waits for this, so it waits for nothing.
+        let lost = AtomicBool::new(false);
+        if !self.writer.offer(move || written.open(&path, &job)) {
+            Page::lost_a_line(&lost);
+        }
         Journal {
             page,
+            lost: Arc::new(lost),
             writer: self.writer.clone(),
             teller: self.teller.clone(),
             started: Instant::now(),
@@ -199,6 +201,8 @@ fn private_dir(_: &Path) -> std::io::Result<()> {
 #[derive(Clone, Debug)]
 pub struct Journal {
     page: Page,
+    /// Set once a line was lost, which was said.
+    lost: Arc<AtomicBool>,
     writer: Arc<Writer>,
     teller: Teller,
     started: Instant,
@@ -222,8 +226,12 @@ impl Journal {
             since: self.started.elapsed(),
         };
         let (page, teller) = (self.page.clone(), self.teller.clone());
-        self.writer
-            .hand_over(move || page.append(&line, || body(&teller)));
+        if !self
+            .writer
+            .hand_over(move || page.append(&line, || body(&teller)))
+        {
+            Page::lost_a_line(&self.lost);
+        }
     }
 
     /// What an engine asks for.
@@ -248,13 +256,8 @@ impl Journal {
 
     /// Returns when all that was told so far is written, or does not get written for long. Blocks.
     pub fn wait(&self) {
-        let (done, written) = std::sync::mpsc::sync_channel(1);
-        self.writer.hand_over(move || {
-            // Whoever asked waits.
-            let _ = done.send(());
-        });
-        if written.recv_timeout(WRITTEN_WITHIN).is_err() {
-            tracing::warn!(target: "job", "the journals cannot be written for a long time; look at the disk of the worker's state");
+        if !self.writer.wait() {
+            Page::lost_a_line(&self.lost);
         }
     }
 }

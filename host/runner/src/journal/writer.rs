@@ -6,19 +6,30 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 use worker_wire::timestamp;
 
 use super::MAX_JOURNAL;
 
-/// What waits to be written. A job that is further ahead waits for the disk: more would be held in memory, and lost with the
-/// process; less makes jobs wait.
-const WAITING: usize = 64;
+/// What waits to be written. More would be held in memory, and lost with the process; less loses lines of a job that says much at once.
+const WAITING: usize = 256;
+
+/// How long the thread waits for more when it has something to do: woken for each line, it would take turns with the job on one core.
+/// A process that is killed loses the lines of this time.
+const LINGER: Duration = Duration::from_millis(5);
+
+/// How long a job waits for the disk where so much is waiting already. Longer holds up jobs on a disk that hangs; shorter loses
+/// lines on one that is slow.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the end of a job, or of the worker, waits for what was handed over. Longer holds up a worker that stops, on a disk that
+/// hangs.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
 
 type Task = Box<dyn FnOnce() + Send>;
 
@@ -26,37 +37,85 @@ type Task = Box<dyn FnOnce() + Send>;
 #[derive(Debug)]
 pub(super) struct Writer {
     tasks: Option<SyncSender<Task>>,
-    thread: Option<JoinHandle<()>>,
+    /// Ends when the thread does.
+    ended: Mutex<Receiver<()>>,
+    /// Set while the disk does not keep up: nobody waits for it then.
+    stuck: AtomicBool,
 }
 
 impl Writer {
     pub(super) fn start() -> std::io::Result<Self> {
         let (tasks, inbox) = sync_channel::<Task>(WAITING);
-        let thread = std::thread::Builder::new()
+        let (ends, ended) = sync_channel(0);
+        std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || inbox.into_iter().for_each(|task| task()))?;
+            .spawn(move || {
+                let _ends: SyncSender<()> = ends;
+                while let Ok(first) = inbox.recv() {
+                    std::thread::sleep(LINGER);
+                    std::iter::once(first)
+                        .chain(inbox.try_iter())
+                        .for_each(|task| task());
+                }
+            })?;
         Ok(Self {
             tasks: Some(tasks),
-            thread: Some(thread),
+            ended: Mutex::new(ended),
+            stuck: AtomicBool::new(false),
         })
     }
 
-    /// Has it done after all that was handed over before. Waits where much is waiting.
-    pub(super) fn hand_over(&self, task: impl FnOnce() + Send + 'static) {
-        // The thread lives as long as this does, and does not end by a panic: nothing in a task can.
-        if let Some(tasks) = &self.tasks {
-            let _ = tasks.send(Box::new(task));
+    /// Has it done after all that was handed over before, unless too much is waiting. Whether it will be done.
+    pub(super) fn offer(&self, task: impl FnOnce() + Send + 'static) -> bool {
+        self.put(Box::new(task)).is_ok()
+    }
+
+    /// The same, but waits a moment for the disk where too much is waiting.
+    pub(super) fn hand_over(&self, task: impl FnOnce() + Send + 'static) -> bool {
+        let mut task: Task = Box::new(task);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.put(task) {
+                Ok(()) => {
+                    self.stuck.store(false, Ordering::Relaxed);
+                    return true;
+                }
+                Err(back) => task = back,
+            }
+            if self.stuck.load(Ordering::Relaxed) || Instant::now() > until {
+                self.stuck.store(true, Ordering::Relaxed);
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    fn put(&self, task: Task) -> Result<(), Task> {
+        match &self.tasks {
+            Some(tasks) => tasks.try_send(task).map_err(|full| match full {
+                TrySendError::Full(task) | TrySendError::Disconnected(task) => task,
+            }),
+            None => Err(task),
+        }
+    }
+
+    /// Returns when all that was handed over is done, or is not for long; whether it is.
+    pub(super) fn wait(&self) -> bool {
+        let (done, written) = sync_channel(1);
+        let handed = self.hand_over(move || {
+            // Whoever asked may have lost patience.
+            let _ = done.send(());
+        });
+        handed && written.recv_timeout(WRITTEN_WITHIN).is_ok()
     }
 }
 
 impl Drop for Writer {
-    /// What was handed over is written first.
+    /// What was handed over is written first, if the disk takes it.
     fn drop(&mut self) {
         self.tasks = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = ended.recv_timeout(WRITTEN_WITHIN);
     }
 }
 
@@ -129,6 +188,13 @@ impl Page {
         {
             page.broken = true;
             tracing::warn!(target: "job", %error, "the journal of this job is incomplete");
+        }
+    }
+
+    /// A line could not even be handed over.
+    pub(super) fn lost_a_line(lost: &AtomicBool) {
+        if !lost.swap(true, Ordering::Relaxed) {
+            tracing::warn!(target: "job", "the journal of this job is incomplete: the disk of the worker's state does not keep up");
         }
     }
 

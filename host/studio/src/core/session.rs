@@ -239,6 +239,14 @@ impl Core {
         self.drop_session(no);
     }
 
+    /// Ends a session without an error, for this reason.
+    pub(crate) fn part(&mut self, no: u64, reason: &'static str) {
+        if let Some(session) = self.sessions.get(&no) {
+            session.out.send(Outgoing::Close(reason));
+        }
+        self.drop_session(no);
+    }
+
     /// Takes a session out: its offer goes back into the queue, its claim too unless the worker may come back for it.
     pub(crate) fn drop_session(&mut self, no: u64) {
         let Some(session) = self.sessions.remove(&no) else {

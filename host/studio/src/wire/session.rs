@@ -317,8 +317,10 @@ impl Running {
                 let committed = receipt.committed().await;
                 let mut core = self.studio.core();
                 if let Err(error) = committed {
+                    tracing::error!(worker = self.worker, job, %error, "a result could not be recorded; the worker is asked to come back with it");
                     core.unsettle(&id);
-                    core.close(self.no, ErrorCode::InternalError, error.to_string());
+                    // No error frame: of an `internal_error` workers end for good. This one comes back, and sends it again.
+                    core.part(self.no, "the result could not be recorded");
                     return;
                 }
                 core.acknowledge(self.no, job, result);
