@@ -303,14 +303,16 @@ impl Programs {
         Ok(answers)
     }
 
-    /// Where a program is: the operator's own under any of its names, else in a downloaded release.
+    /// Where a program is: the operator's own, under a further name only where it was put for this worker; else in a
+    /// downloaded release.
     async fn place<'a>(
         &self,
         engine: &Engine,
         alternatives: &[&'a Backend],
     ) -> Result<(&'a Backend, PathBuf, String, Option<String>), MissingProgram> {
-        for backend in alternatives {
+        for (nth, backend) in alternatives.iter().enumerate() {
             let wanted = Wanted {
+                further_name: nth > 0,
                 name: backend.name.clone(),
                 program: backend.program.clone(),
                 path_override_env: backend.overrides.path.clone(),
