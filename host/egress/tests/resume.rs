@@ -178,6 +178,7 @@ fn policy() -> Policy {
         backoff: Duration::from_millis(1),
         stall: Duration::from_secs(20),
         attempts: 3,
+        outage: Duration::ZERO,
         connections: 4,
         piece_bytes: 64 << 10,
         parallel_from: 1 << 30,
@@ -260,6 +261,30 @@ async fn another_version_starts_anew() {
         (host.digest(), Some("\"v2\""))
     );
     assert_eq!(host.seen().last(), Some(&None));
+}
+
+/// Failures that come at once are no reason to give up before the time is over.
+#[tokio::test]
+async fn a_host_that_is_away_for_a_while_is_waited_for() {
+    let patient = Policy {
+        outage: Duration::from_secs(3600),
+        ..policy()
+    };
+    let host = Host::start(SIZE, "\"v1\"", |n| match n {
+        0 => How::Cut(200_000),
+        1..=9 => How::Status(503),
+        _ => How::Well,
+    })
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let partial = dir.path().join("p");
+    get(patient.clone(), &host, &partial, None).await.0.unwrap();
+    assert_eq!(host.seen().last(), Some(&Some((200_000, SIZE))));
+    // But not for ever.
+    let host = Host::start(SIZE, "\"v1\"", |_| How::Status(503)).await;
+    let error = get(patient, &host, &dir.path().join("q"), None).await.0;
+    assert!(error.unwrap_err().retryable());
+    assert_eq!(host.seen().len(), 12);
 }
 
 #[tokio::test]
@@ -354,24 +379,6 @@ async fn without_a_strong_validator_it_starts_anew() {
     assert_eq!(host.seen(), [Some((0, SIZE)), Some((0, SIZE))]);
 }
 
-#[tokio::test]
-async fn a_disk_without_room_is_said_before_anything_is_written() {
-    let host = Host::start(SIZE, "\"v1\"", |_| How::Well).await;
-    let dir = tempfile::tempdir().unwrap();
-    let full = Policy {
-        disk_reserve: u64::MAX / 2,
-        ..policy()
-    };
-    let error = get(full, &host, &dir.path().join("p"), None)
-        .await
-        .0
-        .unwrap_err();
-    assert!(
-        matches!(error, DownloadError::Disk { full: true, .. }),
-        "{error:?}"
-    );
-    assert_eq!(host.seen().len(), 1);
-}
 const TIME: &str = "Fri, 27 Nov 2026 02:44:34 GMT";
 
 /// Most mirrors give nothing better, and a line that breaks now and then must get a large file to its end all the same.
@@ -450,3 +457,21 @@ async fn a_weak_validator_counts_only_as_long_as_the_digest_is_known() {
     assert_eq!(asked, [Some((200_000, SIZE)), Some((0, SIZE))]);
 }
 
+#[tokio::test]
+async fn a_disk_without_room_is_said_before_anything_is_written() {
+    let host = Host::start(SIZE, "\"v1\"", |_| How::Well).await;
+    let dir = tempfile::tempdir().unwrap();
+    let full = Policy {
+        disk_reserve: u64::MAX / 2,
+        ..policy()
+    };
+    let error = get(full, &host, &dir.path().join("p"), None)
+        .await
+        .0
+        .unwrap_err();
+    assert!(
+        matches!(error, DownloadError::Disk { full: true, .. }),
+        "{error:?}"
+    );
+    assert_eq!(host.seen().len(), 1);
+}
