@@ -248,18 +248,18 @@ fn assertion(case: Case<'_>) -> Failure {
     ))
 }
 
+/// It says the same of a full disk as of a format that it was built without.
 fn unsaved(case: Case<'_>) -> Failure {
     let message = "sd-cli drew the picture but could not save it";
-    if case.plan.ext == "webp" {
-        Failure::permanent(format!(
-            "{message} as WebP; its build may lack WebP: ask for png, or install the release {}",
+    let space = "free space on the worker's scratch disk";
+    Failure::retryable(if case.plan.ext == "webp" {
+        format!(
+            "{message} as WebP; {space}, or its build lacks WebP: then ask for png, or install the release {}",
             Plan::release()
-        ))
+        )
     } else {
-        Failure::retryable(format!(
-            "{message}; free space on the worker's scratch disk"
-        ))
-    }
+        format!("{message}; {space}")
+    })
 }
 
 /// By signal, or by code and the last line.
