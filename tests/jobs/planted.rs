@@ -220,10 +220,6 @@ async fn planted(prompts_in_journal: bool) {
             format!("http://planted-user:planted-pass@{name}/m.gguf"),
         ),
         (
-            "nobody",
-            "http://127.0.0.1:1/m.gguf?token=planted-query".to_owned(),
-        ),
-        (
             "address",
             "https://10.0.0.1/m.gguf?token=planted-query".to_owned(),
         ),
@@ -237,6 +233,13 @@ async fn planted(prompts_in_journal: bool) {
         let error = rig.failed().await;
         holds_none(error.as_bytes(), &everything, "an error");
     }
+    // Of a model's address a minute would be waited for.
+    let mut claim = rig.picture("nobody", &model);
+    claim["task"]["initImageUrl"] = json!("http://127.0.0.1:1/p.png?token=planted-query");
+    rig.taken(&claim).await;
+    let error = rig.failed().await;
+    assert!(error.contains("cannot be reached"), "{error}");
+    holds_none(error.as_bytes(), &everything, "an error");
     asks["jobId"] = json!("refused");
     asks["task"]["script"] = json!([
         {"http": {"target": format!("http://planted-user:planted-pass@{name}/api?planted-query")}},

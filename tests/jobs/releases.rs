@@ -328,17 +328,28 @@ async fn samplers_are_checked_against_the_release() {
     assert_eq!(drawn.understood["sampler"], "lms");
 }
 
-/// Up to 410 the program is `sd`. It is found by the name that the release has, without a word of its operator's.
+/// Up to 410 the program is `sd`. It is found by the name that the release has, without a word of its operator's: on the PATH by
+/// the name of today, in the models' `bin` by either.
 #[tokio::test]
 async fn the_program_is_found_by_the_name_that_the_release_has() {
-    for (release, name) in [(410, "sd"), (411, "sd-cli")] {
+    for (release, name, on_path) in [
+        (410, "sd", false),
+        (411, "sd-cli", true),
+        (411, "sd-cli", false),
+    ] {
         let (home, mut sd, files) = (Home::new(), SdCli::install(), FileServer::start().await);
         sd.release(release);
         assert_eq!(sd.path().file_name().unwrap(), name);
+        let mut path = std::ffi::OsString::from("/usr/bin:/bin");
+        if on_path {
+            path = sd.folder().into();
+        } else {
+            std::os::unix::fs::symlink(sd.folder(), home.path("models/bin")).unwrap();
+        }
         let mut command = home.command(&["run", "--plugins"]);
         command
             .arg(built::root().join("plugins"))
-            .env("PATH", sd.folder())
+            .env("PATH", path)
             .env("STUDIO_WORKER_PROGRAM_WRITABLE", sd.folder());
         let worker = Worker::start(command, &home.path("local-api.json"));
         let api = worker.connected().await;
@@ -349,6 +360,25 @@ async fn the_program_is_found_by_the_name_that_the_release_has() {
         media::still(&api.result(&id).await);
         assert_eq!(sd.runs().len(), 1, "{release}");
     }
+}
+
+/// `sd` on the PATH is Debian's, which finds and replaces text: the engine is not offered with it.
+#[tokio::test]
+async fn another_program_of_the_former_name_is_not_taken() {
+    let (home, mut sd) = (Home::new(), SdCli::install());
+    sd.release(410);
+    let mut command = home.command(&["run", "--plugins"]);
+    command
+        .arg(built::root().join("plugins"))
+        .env("PATH", sd.folder())
+        .env("STUDIO_WORKER_PROGRAM_WRITABLE", sd.folder());
+    let worker = Worker::start(command, &home.path("local-api.json"));
+    let api = worker.connected().await;
+    let status = api.get("/daemon/status").await;
+    let plugins = status["plugins"].as_array().unwrap();
+    let plugin = plugins.iter().find(|it| it["name"] == "sd-cpp").unwrap();
+    assert_eq!(plugin["serves"], false, "{plugin}");
+    assert!(sd.events().is_empty(), "it was run");
 }
 
 /// The first releases had no number in their names and nobody has their builds. They are driven like all others as far as they go:

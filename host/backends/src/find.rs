@@ -2,6 +2,9 @@
 //!
 //! In order: what the operator named in an environment variable, the models' root's `bin`, `~/.local/bin`, `PATH`. An
 //! operator who names a file means it: when it cannot be run, that is an error, not a reason to take another.
+//!
+//! A program that its makers renamed has further names. Those are not looked for where the system's programs are: a short
+//! former name is another program's there sooner or later, and which of two programs a file is, its name alone tells.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf, absolute};
@@ -17,6 +20,9 @@ pub struct Wanted {
     pub program: String,
     /// The environment variable by which an operator names another file.
     pub path_override_env: Option<String>,
+    /// Whether it is a further name of a program that has another one first. Such a name counts only where somebody put
+    /// the file for this worker: in the variable and in the models' `bin`.
+    pub further_name: bool,
 }
 
 /// A program that was found.
@@ -145,6 +151,23 @@ pub fn find(
         return from_override(variable, &value).map(Some);
     }
     let file = format!("{}{}", wanted.program, std::env::consts::EXE_SUFFIX);
+    let own = (models_root.join("bin"), Origin::Cache);
+    let shared = match wanted.further_name {
+        true => Vec::new(),
+        false => shared_places(env),
+    };
+    for (dir, how) in std::iter::once(own).chain(shared) {
+        if let Ok(path) = absolute(dir.join(&file))
+            && is_executable(&path)
+        {
+            return Ok(Some(Found { path, how }));
+        }
+    }
+    Ok(None)
+}
+
+/// Folders that hold whatever the operator and the system installed.
+fn shared_places(env: &dyn Fn(&str) -> Option<OsString>) -> Vec<(PathBuf, Origin)> {
     let home = env("HOME")
         .map(PathBuf::from)
         .filter(|home| home.is_absolute());
@@ -153,18 +176,10 @@ pub fn find(
     let path = std::env::split_paths(&path)
         .filter(|dir| dir.is_absolute())
         .map(|dir| (dir, Origin::Path));
-    let places = [(models_root.join("bin"), Origin::Cache)]
+    home.map(|home| (home.join(".local/bin"), Origin::LocalBin))
         .into_iter()
-        .chain(home.map(|home| (home.join(".local/bin"), Origin::LocalBin)))
-        .chain(path);
-    for (dir, how) in places {
-        if let Ok(path) = absolute(dir.join(&file))
-            && is_executable(&path)
-        {
-            return Ok(Some(Found { path, how }));
-        }
-    }
-    Ok(None)
+        .chain(path)
+        .collect()
 }
 
 fn from_override(variable: &str, value: &OsStr) -> Result<Found, FindError> {
@@ -248,10 +263,15 @@ mod tests {
         }
 
         fn find(&self) -> Result<Option<Found>, FindError> {
+            self.find_as(false)
+        }
+
+        fn find_as(&self, further_name: bool) -> Result<Option<Found>, FindError> {
             let wanted = Wanted {
                 name: "engine".into(),
                 program: "engine-cli".into(),
                 path_override_env: Some("ENGINE_CLI".into()),
+                further_name,
             };
             find(&wanted, &self.dir.path().join("models"), &|name| {
                 self.env.get(name).cloned()
@@ -276,6 +296,23 @@ mod tests {
         places.env.insert("ENGINE_CLI".into(), path.clone().into());
         let how = Origin::Environment("ENGINE_CLI".into());
         assert_eq!(places.find(), Ok(Some(Found { path, how })));
+    }
+
+    /// Debian's `sd` finds and replaces text, and is no program of ours.
+    #[test]
+    fn a_further_name_counts_only_where_it_was_put_for_this_worker() {
+        let mut places = Places::new();
+        places.put("p1/engine-cli", 0o755);
+        places.put("home/.local/bin/engine-cli", 0o755);
+        assert!(places.find().unwrap().is_some());
+        assert_eq!(places.find_as(true), Ok(None));
+        let path = places.put("models/bin/engine-cli", 0o755);
+        let how = Origin::Cache;
+        assert_eq!(places.find_as(true), Ok(Some(Found { path, how })));
+        let path = places.put("own", 0o755);
+        places.env.insert("ENGINE_CLI".into(), path.clone().into());
+        let how = Origin::Environment("ENGINE_CLI".into());
+        assert_eq!(places.find_as(true), Ok(Some(Found { path, how })));
     }
 
     #[test]
@@ -314,6 +351,7 @@ mod tests {
             name: "x".into(),
             program: program.into(),
             path_override_env: None,
+            further_name: false,
         };
         for program in [
             "sh",

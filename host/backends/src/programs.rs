@@ -51,6 +51,10 @@ impl Default for ProbeLimits {
     }
 }
 
+/// How long an answer that is due again counts on when the question fails. Shorter starts a program that loads a GPU's driver
+/// beside a job that needs it; longer is late to hear what changed around the program.
+const ASK_AGAIN: Duration = Duration::from_secs(10 * 60);
+
 /// Most bytes that a program may write while it answers. More is no answer.
 const WRITTEN: u64 = 16 << 20;
 
@@ -135,6 +139,20 @@ pub enum ProbeError {
     },
 }
 
+impl ProbeError {
+    /// Whether it says nothing about the program, only about the moment: another time the same file may answer as before. A
+    /// crash counts: a driver that is busy with a job and a machine short of memory end a program that way.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Run(_) | Self::Folder { .. } | Self::TimedOut { .. } | Self::Crashed { .. } => {
+                true
+            }
+            Self::Digest(_) | Self::Broken { .. } | Self::TooLong { .. } => false,
+        }
+    }
+}
+
 /// What makes a file the same file with the same content, as far as a glance tells.
 type Identity = (u64, u64, u64, i64, i64);
 /// A digest and the arguments.
@@ -193,10 +211,11 @@ impl Programs {
     }
 
     /// What a program prints when it is run with `args`: standard output, then standard error, without terminal
-    /// sequences. Its exit code does not matter, since some programs fail when asked for help. Asked once a day per digest.
+    /// sequences. Its exit code does not matter, since some programs fail when asked for help. Asked once a day per digest; where
+    /// that fails for a reason that may pass, what the same file answered before counts on, with a warning.
     ///
     /// # Errors
-    /// When it cannot be run, crashes, or says nothing in time.
+    /// When it cannot be run, crashes, or says nothing in time, and never said anything before.
     pub async fn probe(
         &self,
         program: &Path,
@@ -213,16 +232,17 @@ impl Programs {
             return Ok(answer);
         }
         let known = self.kept.get(&key.0, &args, limits.bytes);
-        let (answer, age) = match known.filter(|(_, age)| *age < COUNTS) {
-            Some(known) => known,
-            None => {
-                let answer = self.ask(program, args, limits, cancel).await?;
-                self.kept.put(&key.0, &key.1, &answer);
-                (answer, Duration::ZERO)
-            }
+        let (answer, counts) = match known {
+            Some((answer, age)) if age < COUNTS => (answer, COUNTS.saturating_sub(age)),
+            known => match self.ask(program, args, limits, cancel).await {
+                Ok(answer) => {
+                    self.kept.put(&key.0, &key.1, &answer);
+                    (answer, COUNTS)
+                }
+                Err(error) => (earlier(program, known, error)?, ASK_AGAIN),
+            },
         };
-        let until = now + COUNTS.saturating_sub(age);
-        put(&self.answers, key, (answer.clone(), until));
+        put(&self.answers, key, (answer.clone(), now + counts));
         Ok(answer)
     }
 
@@ -320,6 +340,26 @@ impl Programs {
             .filter(|text| !text.is_empty())
             .collect::<Vec<_>>()
             .join("\n"))
+    }
+}
+
+/// What the same file answered before, where asking it anew failed and may go better another time.
+fn earlier(
+    program: &Path,
+    known: Option<(String, Duration)>,
+    error: ProbeError,
+) -> Result<String, ProbeError> {
+    match known {
+        Some((answer, age)) if error.is_passing() => {
+            tracing::warn!(
+                target: "job",
+                program = %program.display(),
+                age_secs = age.as_secs(),
+                "{error}; what it answered before counts on"
+            );
+            Ok(answer)
+        }
+        _ => Err(error),
     }
 }
 

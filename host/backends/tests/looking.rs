@@ -365,3 +365,44 @@ async fn answers_outlive_the_worker_and_a_broken_one_is_asked_for_again() {
     );
     assert_eq!((asked(), fs::read_dir(&kept).unwrap().count()), (3, 2));
 }
+
+/// A program that does not answer its daily question beside a job that keeps the machine busy is the program that it was.
+#[tokio::test]
+async fn what_a_program_answered_before_counts_on_where_asking_again_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = dir.path().join("answers");
+    // Its digest stays while what it does changes.
+    let program = script(dir.path(), "engine", ". \"${0%/*}/does\"");
+    let does = |text: &str| fs::write(dir.path().join("does"), text).unwrap();
+    let limits = ProbeLimits::default();
+    let quick = ProbeLimits {
+        timeout: Duration::from_millis(100),
+        ..limits.clone()
+    };
+    let again = |limits: &ProbeLimits| {
+        // As after a restart: nothing is in memory.
+        let programs = Programs::with_answers(dir.path().to_owned(), Some(kept.clone()));
+        let (program, limits) = (program.clone(), limits.clone());
+        async move { probe(&programs, &program, &limits).await }
+    };
+    does("exec sleep 600");
+    let never = again(&quick).await.unwrap_err();
+    assert!(never.is_passing(), "{never:?}");
+    does("echo usage");
+    assert_eq!(again(&limits).await.unwrap(), "usage");
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(3 * 24 * 60 * 60);
+    for entry in fs::read_dir(&kept).unwrap().flatten() {
+        let file = fs::File::options().write(true).open(entry.path()).unwrap();
+        file.set_modified(long_ago).unwrap();
+    }
+    does("exec sleep 600");
+    assert_eq!(again(&quick).await.unwrap(), "usage");
+    does("kill -SEGV $$");
+    assert_eq!(again(&limits).await.unwrap(), "usage");
+    // It cannot run here any more, whatever the moment.
+    does("echo 'libx.so: cannot open' >&2; exit 127");
+    let broken = again(&limits).await.unwrap_err();
+    assert!(matches!(broken, ProbeError::Broken { .. }), "{broken:?}");
+    does("echo 'more than before'");
+    assert_eq!(again(&limits).await.unwrap(), "more than before");
+}

@@ -21,6 +21,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use archive::{Entry, file, special, zip};
 use axum::Router;
@@ -122,6 +123,7 @@ impl Rig {
         let policy = Policy {
             allow_http_loopback: true,
             attempts: 1,
+            outage: Duration::ZERO,
             ..Policy::default()
         };
         Self {

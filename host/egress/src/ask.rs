@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::Response;
 use reqwest::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, ETAG, HeaderMap, HeaderName, HeaderValue,
-    LOCATION, RETRY_AFTER,
+    LAST_MODIFIED, LOCATION, RETRY_AFTER,
 };
 use tokio::time::timeout;
 use url::Url;
@@ -156,6 +156,46 @@ pub(crate) fn strong_validator(headers: &HeaderMap) -> Option<String> {
     (quoted && tag.len() <= TAG_BYTES).then(|| tag.to_owned())
 }
 
+/// What tells versions of a file apart without promising equal bytes: a weak entity tag, else the time of its last change.
+/// Whoever joins bytes by it must know the digest of the whole.
+pub(crate) fn weak_validator(headers: &HeaderMap) -> Option<String> {
+    weak_tag(headers).or_else(|| last_change(headers))
+}
+
+/// Whether a validator is one of [`strong_validator`]: each kind is known by how it begins.
+pub(crate) fn is_strong(validator: &str) -> bool {
+    validator.starts_with('"')
+}
+
+/// The validator of an answer that is of the same kind as `known`, as only those can be compared.
+pub(crate) fn validator_like(known: &str, headers: &HeaderMap) -> Option<String> {
+    if is_strong(known) {
+        strong_validator(headers)
+    } else if known.starts_with(WEAK) {
+        weak_tag(headers)
+    } else {
+        last_change(headers)
+    }
+}
+
+/// How a weak entity tag begins.
+const WEAK: &str = "W/\"";
+
+fn weak_tag(headers: &HeaderMap) -> Option<String> {
+    let tag = header(headers, &ETAG)?;
+    let tag = tag.trim();
+    let quoted = tag.len() > WEAK.len() + 1 && tag.starts_with(WEAK) && tag.ends_with('"');
+    (quoted && tag.len() <= TAG_BYTES).then(|| tag.to_owned())
+}
+
+/// A time begins with the name of a day, so it never looks like a tag.
+fn last_change(headers: &HeaderMap) -> Option<String> {
+    let time = header(headers, &LAST_MODIFIED)?;
+    let time = time.trim();
+    let sound = time.starts_with(|c: char| c.is_ascii_alphabetic()) && !time.starts_with(WEAK);
+    (sound && time.len() <= TAG_BYTES).then(|| time.to_owned())
+}
+
 pub(crate) fn stalled(shown: &str, policy: &Policy) -> DownloadError {
     DownloadError::Stalled {
         url: shown.to_owned(),
@@ -249,5 +289,27 @@ mod tests {
         for weak in ["W/\"abc\"", "abc", "\"\"", "\"", ""] {
             assert_eq!(tag(weak), None, "{weak}");
         }
+    }
+
+    #[test]
+    fn validators_are_compared_with_their_own_kind() {
+        let time = "Fri, 27 Nov 2026 02:44:34 GMT";
+        let answer = |fields: &[(HeaderName, &'static str)]| {
+            let pairs = fields.iter().cloned();
+            HeaderMap::from_iter(pairs.map(|(name, value)| (name, HeaderValue::from_static(value))))
+        };
+        let both = answer(&[(ETAG, "W/\"a\""), (LAST_MODIFIED, time)]);
+        assert_eq!(weak_validator(&both).as_deref(), Some("W/\"a\""));
+        assert_eq!(validator_like("W/\"b\"", &both).as_deref(), Some("W/\"a\""));
+        assert_eq!(validator_like(time, &both).as_deref(), Some(time));
+        assert_eq!(validator_like("\"a\"", &both), None);
+        let dated = answer(&[(LAST_MODIFIED, time)]);
+        assert_eq!(weak_validator(&dated).as_deref(), Some(time));
+        assert_eq!(validator_like("W/\"a\"", &dated), None);
+        for nothing in ["W/\"\"", "\"a", "7", ""] {
+            let odd = answer(&[(LAST_MODIFIED, nothing), (ETAG, nothing)]);
+            assert_eq!(weak_validator(&odd), None, "{nothing}");
+        }
+        assert!(is_strong("\"a\"") && !is_strong("W/\"a\"") && !is_strong(time));
     }
 }

@@ -29,8 +29,13 @@ pub struct Policy {
     /// Bytes that must arrive within each [`Policy::stall`] while more are expected, so that a host dripping one byte a
     /// minute does not hold a slot for days.
     pub stall_floor: u64,
-    /// Tries of one download, the first included.
+    /// Tries of one download, the first included. A download that goes on where it was may have more, see
+    /// [`Policy::outage`].
     pub attempts: u32,
+    /// How long a download that goes on where it was waits out a network that is not there, or a host that only fails,
+    /// however many tries were quick to fail meanwhile. Smaller fails jobs whenever a router starts anew; larger holds the
+    /// job's slot for a host that is gone.
+    pub outage: Duration,
     /// Wait before the second try, doubled for each further one, and multiplied by a random number between ½ and 1½.
     pub backoff: Duration,
     /// Longest body when the caller names no limit of its own.
@@ -64,6 +69,7 @@ impl Default for Policy {
             stall: Duration::from_secs(60),
             stall_floor: 16 * 1024,
             attempts: 3,
+            outage: Duration::from_secs(60),
             backoff: Duration::from_secs(1),
             max_bytes: 256 << 30,
             max_data_url: 48 << 20,

@@ -112,7 +112,9 @@ async fn answer(
         head.lines()
             .find_map(|line| line.strip_prefix(name).map(|value| value.trim().to_owned()))
     };
-    let fresh = field("if-range:").is_none_or(|wanted| wanted == tag.to_lowercase());
+    // A weak tag is equal to none here, as HTTP has it.
+    let fresh = field("if-range:")
+        .is_none_or(|wanted| wanted == tag.to_lowercase() && !wanted.starts_with("w/"));
     let range = field("range:").filter(|_| fresh).map(|text| {
         let (from, to) = text
             .strip_prefix("bytes=")
@@ -153,7 +155,13 @@ async fn answer(
         None => "200 OK".to_owned(),
     };
     let text = format!(
-        "HTTP/1.1 {first}\r\nETag: {tag}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 {first}\r\n{}: {tag}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        // What is no tag is a time.
+        if tag.contains('"') {
+            "ETag"
+        } else {
+            "Last-Modified"
+        },
         bytes.len()
     );
     let _ = socket.write_all(text.as_bytes()).await;
@@ -170,6 +178,7 @@ fn policy() -> Policy {
         backoff: Duration::from_millis(1),
         stall: Duration::from_secs(20),
         attempts: 3,
+        outage: Duration::ZERO,
         connections: 4,
         piece_bytes: 64 << 10,
         parallel_from: 1 << 30,
@@ -252,6 +261,30 @@ async fn another_version_starts_anew() {
         (host.digest(), Some("\"v2\""))
     );
     assert_eq!(host.seen().last(), Some(&None));
+}
+
+/// Failures that come at once are no reason to give up before the time is over.
+#[tokio::test]
+async fn a_host_that_is_away_for_a_while_is_waited_for() {
+    let patient = Policy {
+        outage: Duration::from_secs(3600),
+        ..policy()
+    };
+    let host = Host::start(SIZE, "\"v1\"", |n| match n {
+        0 => How::Cut(200_000),
+        1..=9 => How::Status(503),
+        _ => How::Well,
+    })
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let partial = dir.path().join("p");
+    get(patient.clone(), &host, &partial, None).await.0.unwrap();
+    assert_eq!(host.seen().last(), Some(&Some((200_000, SIZE))));
+    // But not for ever.
+    let host = Host::start(SIZE, "\"v1\"", |_| How::Status(503)).await;
+    let error = get(patient, &host, &dir.path().join("q"), None).await.0;
+    assert!(error.unwrap_err().retryable());
+    assert_eq!(host.seen().len(), 12);
 }
 
 #[tokio::test]
@@ -344,6 +377,84 @@ async fn without_a_strong_validator_it_starts_anew() {
     let done = get(policy(), &host, &partial, None).await.0.unwrap();
     assert_eq!((done.sha256, done.validator), (host.digest(), None));
     assert_eq!(host.seen(), [Some((0, SIZE)), Some((0, SIZE))]);
+}
+
+const TIME: &str = "Fri, 27 Nov 2026 02:44:34 GMT";
+
+/// Most mirrors give nothing better, and a line that breaks now and then must get a large file to its end all the same.
+#[tokio::test]
+async fn where_the_digest_is_known_any_validator_will_do() {
+    for tag in ["W/\"v1\"", TIME] {
+        let host = Host::start(SIZE, tag, |n| match n {
+            0 => How::Cut(200_000),
+            1 => How::Cut(100_000),
+            2..=3 => How::Status(500),
+            _ => How::Well,
+        })
+        .await;
+        let dir = tempfile::tempdir().unwrap();
+        let partial = dir.path().join("p");
+        let sha256 = Some(host.digest());
+        // Within the call and in another one.
+        let broken = get(policy(), &host, &partial, sha256).await.0;
+        assert!(broken.unwrap_err().retryable());
+        assert_eq!(host.seen()[1], Some((200_000, SIZE)), "{tag}");
+        let before = host.seen().len();
+        let done = get(policy(), &host, &partial, sha256).await.0.unwrap();
+        assert_eq!(host.seen()[before..], [Some((300_000, SIZE))], "{tag}");
+        assert_eq!(std::fs::read(&partial).unwrap(), *host.body);
+        // It promises nothing to whoever keeps the file.
+        assert_eq!(done.validator, None);
+    }
+}
+
+#[tokio::test]
+async fn what_a_weak_validator_joined_wrongly_is_fetched_in_one_piece() {
+    let host = Host::start(SIZE, "W/\"v1\"", |n| match n {
+        0 => How::Cut(200_000),
+        1 => How::Other,
+        _ => How::Well,
+    })
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let partial = dir.path().join("p");
+    let sha256 = Some(host.digest());
+    get(policy(), &host, &partial, sha256).await.0.unwrap();
+    assert_eq!(host.seen(), [Some((0, SIZE)), Some((200_000, SIZE)), None]);
+    assert_eq!(std::fs::read(&partial).unwrap(), *host.body);
+}
+
+/// The same partial file, asked for without a digest: nothing would tell whether the rest is of the same bytes.
+#[tokio::test]
+async fn a_weak_validator_counts_only_as_long_as_the_digest_is_known() {
+    let host = Host::start(SIZE, TIME, |n| match n {
+        0 => How::Cut(200_000),
+        1..=2 => How::Status(500),
+        _ => How::Well,
+    })
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let partial = dir.path().join("p");
+    let sha256 = Some(host.digest());
+    assert!(get(policy(), &host, &partial, sha256).await.0.is_err());
+    let before = host.seen().len();
+    get(policy(), &host, &partial, None).await.0.unwrap();
+    assert_eq!(host.seen()[before..], [Some((0, SIZE))]);
+    // Another time, another file: from the beginning.
+    let host = Host::start(SIZE, TIME, |n| match n {
+        0 => How::Cut(200_000),
+        1..=2 => How::Status(500),
+        _ => How::Well,
+    })
+    .await;
+    let partial = dir.path().join("q");
+    let sha256 = Some(host.digest());
+    assert!(get(policy(), &host, &partial, sha256).await.0.is_err());
+    *host.tag.lock().unwrap() = TIME.replace("Fri", "Sat");
+    let before = host.seen().len();
+    get(policy(), &host, &partial, sha256).await.0.unwrap();
+    let asked = host.seen()[before..].to_vec();
+    assert_eq!(asked, [Some((200_000, SIZE)), Some((0, SIZE))]);
 }
 
 #[tokio::test]

@@ -177,10 +177,7 @@ impl Programs {
                 .needed(engine)
                 .find_map(|backend| self.get(engine, &backend.name).err());
             if let Some(missing) = lacking {
-                return Err(Failure {
-                    message: missing.reason,
-                    retryable: false,
-                });
+                return Err(failed_for_want_of(missing));
             }
         }
         Ok(())
@@ -303,17 +300,19 @@ impl Programs {
         Ok(answers)
     }
 
-    /// Where a program is: the operator's own under any of its names, else in a downloaded release.
+    /// Where a program is: the operator's own, under a further name only where it was put for this worker; else in a
+    /// downloaded release.
     async fn place<'a>(
         &self,
         engine: &Engine,
         alternatives: &[&'a Backend],
     ) -> Result<(&'a Backend, PathBuf, String, Option<String>), MissingProgram> {
-        for backend in alternatives {
+        for (nth, backend) in alternatives.iter().enumerate() {
             let wanted = Wanted {
                 name: backend.name.clone(),
                 program: backend.program.clone(),
                 path_override_env: backend.overrides.path.clone(),
+                further_name: nth > 0,
             };
             let own =
                 worker_backends::find(&wanted, &self.models_root, &|name| std::env::var_os(name));
@@ -504,6 +503,15 @@ fn names_of<'a>(engine: &'a Engine, backend: &str) -> Vec<&'a str> {
         .collect()
 }
 
+/// A program that is not to be had now. It may be in a moment (a busy machine let it answer too late), and another worker may
+/// have it: this one offers its engine no more while it is missing.
+fn failed_for_want_of(missing: MissingProgram) -> Failure {
+    Failure {
+        message: missing.reason,
+        retryable: true,
+    }
+}
+
 fn failure(program: &str, archive: &Archive, error: &ProvisionError) -> Failure {
     Failure {
         message: format!("{program} ({}): {error}", shown(archive)),
@@ -543,5 +551,20 @@ fn tell(plugin: &str, backend: &Backend, before: Option<&Found>, now: &Found) {
             tracing::warn!(target: "job", plugin, program = backend.program, "not served: {new}");
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_not_to_be_had_now_fails_a_job_for_now() {
+        let failure = failed_for_want_of(MissingProgram {
+            program: "draw".to_owned(),
+            reason: "draw does not answer --help within 10 s".to_owned(),
+            archive: None,
+        });
+        assert!(failure.retryable && failure.message.contains("within 10 s"));
     }
 }

@@ -10,30 +10,22 @@ const RELEASES: &str = "https://github.com/leejet/stable-diffusion.cpp/releases/
 /// Archives of a release, with `sd-cli` and, since it exists, `sd-server`: Vulkan builds, which run on any vendor's GPU.
 ///
 /// Upstream has none for Linux on Arm. Its macOS archives carry the version of the machine that built them, known for
-/// some releases only; between those the nearest is taken, and a wrong one is a download that answers 404.
+/// some releases only; between those the nearest is taken, and a wrong one is a download that answers 404. Tags before
+/// September 2025, up to about 262, have no number; not all of their archives are called like this, which is a 404 as well.
 pub(crate) fn of(release: &str) -> Result<Vec<Build>, Failure> {
     let wrong = || {
         Failure::permanent(format!(
             "{release:?} is no release of stable-diffusion.cpp; STUDIO_WORKER_SDCPP_RELEASE takes one such as {RELEASE}"
         ))
     };
-    let mut parts = release.split('-');
-    let (Some("master"), Some(number), Some(commit), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(wrong());
-    };
-    let number: u32 = number.parse().map_err(|_| wrong())?;
-    if !(7..=40).contains(&commit.len()) || !commit.chars().all(|c| c.is_ascii_hexdigit()) {
-        return Err(wrong());
-    }
+    let (number, commit) = tag(release).ok_or_else(wrong)?;
     let build = |os: &str, arch: &str, suffix: &str| Build {
         os: os.to_owned(),
         arch: arch.to_owned(),
         url: format!("{RELEASES}/{release}/sd-master-{commit}-bin-{suffix}.zip"),
         sha256: None,
     };
-    let macos = match number {
+    let macos = match number.unwrap_or_default() {
         ..=700 => "15.7.7",
         701..=900 => "26.5.2",
         _ => "26.6.2",
@@ -43,6 +35,17 @@ pub(crate) fn of(release: &str) -> Result<Vec<Build>, Failure> {
         build("windows", "x86_64", "win-vulkan-x64"),
         build("macos", "aarch64", &format!("Darwin-macOS-{macos}-arm64")),
     ])
+}
+
+/// Number and commit of a release by its tag, `master-827-97d2990` or, from the days without numbers, `master-97d2990`.
+pub(crate) fn tag(release: &str) -> Option<(Option<u32>, &str)> {
+    let rest = release.strip_prefix("master-")?;
+    let (number, commit) = match rest.split_once('-') {
+        Some((number, commit)) => (Some(number.parse().ok()?), commit),
+        None => (None, rest),
+    };
+    let sound = (7..=40).contains(&commit.len()) && commit.bytes().all(|b| b.is_ascii_hexdigit());
+    sound.then_some((number, commit))
 }
 
 /// The program as it is on this machine, or what to do to get it there.
@@ -91,6 +94,24 @@ mod tests {
     }
 
     #[test]
+    fn the_first_tags_have_no_number() {
+        for tag in ["master-c9b5735", "master-1234567"] {
+            let builds = of(tag).unwrap();
+            let commit = tag.strip_prefix("master-").unwrap();
+            let name = format!("/{tag}/sd-master-{commit}-bin-");
+            assert!(
+                builds.iter().all(|build| build.url.contains(&name)),
+                "{builds:?}"
+            );
+            assert!(
+                builds
+                    .iter()
+                    .any(|build| build.url.contains("macOS-15.7.7"))
+            );
+        }
+    }
+
+    #[test]
     fn what_is_no_release_is_refused() {
         for text in [
             "",
@@ -99,6 +120,10 @@ mod tests {
             "master-x-97d2990",
             "master-827-../../x",
             "master-827-97d2990-x",
+            "master-97d299",
+            "master-97d2990-827",
+            "master--97d2990",
+            "master-97d2990x",
         ] {
             assert!(!of(text).unwrap_err().retryable, "{text}");
         }

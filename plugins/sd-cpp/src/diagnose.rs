@@ -108,7 +108,7 @@ pub(crate) fn failure(exit: &Exit, plan: &Plan, held: &Held, probe: &Probe) -> F
         probe,
     };
     if exit.timed_out {
-        return too_long(case);
+        return too_long(crate::PROGRAM, exit.wall_ms, plan);
     }
     if exit.out_of_memory {
         return host_memory(case);
@@ -130,15 +130,14 @@ pub(crate) fn failure(exit: &Exit, plan: &Plan, held: &Held, probe: &Probe) -> F
 }
 
 /// Says the time that was really given: the worker has a limit of its own, and the shorter one counts.
-fn too_long(case: Case<'_>) -> Failure {
-    let given = case.exit.wall_ms;
-    let raise = if given < case.plan.timeout_ms() {
+pub(crate) fn too_long(program: &str, given: u64, plan: &Plan) -> Failure {
+    let raise = if given < plan.timeout_ms() {
         "program_timeout_secs in config.toml, the worker's own limit"
     } else {
         "timeout-minutes for sd-cpp in plugins.toml"
     };
     Failure::retryable(format!(
-        "sd-cli had not finished after {} and was ended; ask for fewer steps or a smaller picture, or raise {raise}",
+        "{program} had not finished after {} and was ended; ask for fewer steps or a smaller picture, or raise {raise}",
         duration(given)
     ))
 }
@@ -249,18 +248,18 @@ fn assertion(case: Case<'_>) -> Failure {
     ))
 }
 
+/// It says the same of a full disk as of a format that it was built without.
 fn unsaved(case: Case<'_>) -> Failure {
     let message = "sd-cli drew the picture but could not save it";
-    if case.plan.ext == "webp" {
-        Failure::permanent(format!(
-            "{message} as WebP; its build may lack WebP: ask for png, or install the release {}",
+    let space = "free space on the worker's scratch disk";
+    Failure::retryable(if case.plan.ext == "webp" {
+        format!(
+            "{message} as WebP; {space}, or its build lacks WebP: then ask for png, or install the release {}",
             Plan::release()
-        ))
+        )
     } else {
-        Failure::retryable(format!(
-            "{message}; free space on the worker's scratch disk"
-        ))
-    }
+        format!("{message}; {space}")
+    })
 }
 
 /// By signal, or by code and the last line.

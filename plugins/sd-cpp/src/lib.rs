@@ -36,7 +36,7 @@ use answer::Picture;
 use argv::{Held, Opt};
 use plan::Plan;
 use probe::Probe;
-use server::{Launch, Without};
+use server::{Gone, Launch, Without};
 
 /// Name of the backend and of its program.
 const PROGRAM: &str = "sd-cli";
@@ -121,7 +121,8 @@ impl Engine for SdCpp {
 }
 
 /// Draws by the server where it may, else by the command. A server that does not draw the picture costs the job nothing but
-/// time: the command does, and says better what is wrong. The record tells which it was, and why.
+/// time: the command does, and says better what is wrong. One that took all the job's time ends the job, as the command would
+/// have. The record tells which it was, and why.
 async fn draw(
     context: &Context,
     plan: &Plan,
@@ -136,7 +137,10 @@ async fn draw(
                 let finished = Finished::media(bytes, plan.ext);
                 return Ok(facts(finished, plan, size).fact("program", server::PROGRAM));
             }
-            Err(why) => {
+            Err(Gone::TooLong(given)) => {
+                return Err(diagnose::too_long(server::PROGRAM, given, plan));
+            }
+            Err(Gone::GaveUp(why)) => {
                 context.note(
                     Level::Warn,
                     &format!("sd-server gave up: {why}; sd-cli goes on"),

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use studio_plugin::{BackendStatus, Failure};
 
-use crate::RELEASE;
+use crate::{RELEASE, builds};
 
 /// Options of a release other than the one this plugin was written for; not assumed where there is no help.
 const HISTORIC: &[&str] = &["--qwen-image-zero-cond-t", "--qwen2vl", "--qwen2vl_vision"];
@@ -176,7 +176,7 @@ impl Probe {
     }
 
     fn number(&self) -> Option<u32> {
-        self.release.as_deref()?.split('-').nth(1)?.parse().ok()
+        builds::tag(self.release.as_deref()?)?.0
     }
 }
 

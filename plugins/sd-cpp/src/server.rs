@@ -239,21 +239,47 @@ fn set(fields: &mut Map<String, Value>, path: &[&str], value: Value) {
     at.insert((*last).to_owned(), value);
 }
 
-/// Draws; why it did not, in one line, where it did not.
+/// How the server did not draw.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Gone {
+    /// Something else than the picture took its time, or nothing at all did: the command may draw it.
+    GaveUp(String),
+    /// All the time of the job is gone, in milliseconds: the command would take as long once more.
+    TooLong(u64),
+}
+
+impl From<String> for Gone {
+    fn from(why: String) -> Self {
+        Self::GaveUp(why)
+    }
+}
+
+/// Draws; why it did not, where it did not.
 pub(crate) async fn draw(
     context: &Context,
     launch: &Launch<'_>,
     plan: &Plan,
     held: &Held,
-) -> Result<Picture, String> {
+) -> Result<Picture, Gone> {
     let make = || call(launch, plan, held, submit(launch, held));
     let id = answer::submitted(&perform(context, make).await?)?;
     let make = || Call {
         on_cancel: Some(cancel(&id)),
         ..call(launch, plan, held, ask(&id, plan))
     };
-    let done = perform(context, make).await?;
-    answer::finished(context, done, plan.ext).await
+    let done = perform(context, make)
+        .await
+        .map_err(|why| match late(&why) {
+            Some(given) => Gone::TooLong(given),
+            None => Gone::GaveUp(why),
+        })?;
+    Ok(answer::finished(context, done, plan.ext).await?)
+}
+
+/// The time that a call had, where it was not answered within it: the host's words for that are part of the contract.
+fn late(why: &str) -> Option<u64> {
+    let (_, rest) = why.split_once(" did not answer within ")?;
+    rest.strip_suffix(" ms")?.parse().ok()
 }
 
 async fn perform(context: &Context, make: impl FnOnce() -> Call) -> Result<Response, String> {

@@ -77,9 +77,8 @@ impl ProvisionError {
             Self::Download(DownloadError::Disk { .. }) | Self::Io { .. } | Self::Cancelled => true,
             Self::Download(error) => error.retryable(),
             Self::Archive { why, .. } => why.retryable(),
-            Self::Changed { .. } | Self::Pin { .. } | Self::Program { .. } | Self::Known(_) => {
-                false
-            }
+            Self::Known(error) => error.retryable(),
+            Self::Changed { .. } | Self::Pin { .. } | Self::Program { .. } => false,
         }
     }
 }

@@ -75,6 +75,17 @@ pub enum KnownError {
     },
 }
 
+impl KnownError {
+    /// Whether trying again can help without anybody changing this record: a disk that was full, another command that held it.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Io { .. } | Self::Busy { .. } => true,
+            Self::Malformed { .. } | Self::NothingRefused { .. } => false,
+        }
+    }
+}
+
 type Records = BTreeMap<String, KnownArchive>;
 
 /// The record on disk. Cheap to make; nothing is kept in memory.
@@ -241,6 +252,14 @@ mod tests {
             matches!(refused, Err(KnownError::Busy { .. })),
             "{refused:?}"
         );
+        // Whoever holds it lets go some time, and a full disk is emptied: neither fails a job for good.
+        let provision = |error: KnownError| crate::ProvisionError::from(error);
+        assert!(provision(refused.unwrap_err()).retryable());
+        let path = dir.path().to_owned();
+        let source = io::Error::from(io::ErrorKind::StorageFull);
+        assert!(provision(KnownError::Io { path, source }).retryable());
+        let (path, why) = (dir.path().to_owned(), "no JSON".to_owned());
+        assert!(!provision(KnownError::Malformed { path, why }).retryable());
         assert!(known.all().unwrap().is_empty());
         drop(held);
         known.trust("https://h/a.zip", None, "00").unwrap();

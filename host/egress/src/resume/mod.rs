@@ -1,8 +1,9 @@
 //! A download that goes on where an earlier one ended, through several connections where that helps.
 //!
 //! What is on disk is only ever added to under a strong validator: an entity tag that the host promises to change with
-//! the bytes. Without one a download starts anew. Whatever does not fit, a range that was not asked for, another
-//! length, another tag, throws away what is there: gigabytes are cheaper than one wrong byte.
+//! the bytes. Where the digest of the whole is known a weak tag or the time of the last change will do, since the digest
+//! tells what was joined wrongly. Without any a download starts anew. Whatever does not fit, a range that was not asked for,
+//! another length, another tag, throws away what is there: gigabytes are cheaper than one wrong byte.
 
 mod drive;
 mod opening;
@@ -25,12 +26,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
-use crate::ask::{Failed, Place};
+use crate::ask::{Failed, Place, is_strong};
 use crate::download::{Downloaded, Egress, OnProgress, Wanted};
 use crate::error::DownloadError;
 use crate::transfer::disk;
 use patience::Patience;
-use record::Version;
+use record::{Earlier, Version};
 use spans::Spans;
 
 pub(crate) use record::Sidecar;
@@ -125,7 +126,12 @@ impl Run<'_> {
     async fn whole(&self) -> Result<Downloaded, DownloadError> {
         let task = self.task;
         let length = self.file.metadata().map_err(disk(&task.shown))?.len();
-        let mut earlier = self.sidecar.load(length).map(|earlier| {
+        // Begun while the digest was known: without it nothing tells whether what is joined is right.
+        let usable = |earlier: &Earlier| {
+            task.wanted.sha256.is_some() || is_strong(&earlier.version.validator)
+        };
+        let earlier = self.sidecar.load(length).filter(usable);
+        let mut earlier = earlier.map(|earlier| {
             self.most.store(earlier.shown, Ordering::Relaxed);
             *locked(&self.synced) = earlier.synced;
             (earlier.version, earlier.spans)

@@ -5,7 +5,10 @@ use reqwest::{Response, StatusCode};
 
 use super::Stop;
 use super::record::Version;
-use crate::ask::{check_body_head, header, not_a_file, strong_validator};
+use crate::ask::{
+    check_body_head, header, is_strong, not_a_file, strong_validator, validator_like,
+    weak_validator,
+};
 
 /// The bytes that an answer carries, and of which file.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,13 +18,23 @@ pub(crate) struct Head {
     pub(crate) end: Option<u64>,
     /// The file's length.
     pub(crate) total: Option<u64>,
-    /// Which version it is; none when the host gives no strong validator, and nothing can be added to it later.
+    /// Which version it is; none when the host gives no validator that will do, and nothing can be added to it later.
     pub(crate) version: Option<Version>,
     /// An answer that ignores ranges: it is the file from its first byte.
     pub(crate) whole: bool,
 }
 
-/// The headers that ask for the bytes from `start` on, up to `end`, of just that version.
+/// What of a download decides how its answers are read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    /// The longest file that is taken.
+    pub(crate) limit: u64,
+    /// Whether a weak validator will do, because the digest of the whole tells whether what was joined is right.
+    pub(crate) weak: bool,
+}
+
+/// The headers that ask for the bytes from `start` on, up to `end`, of just that version. A host compares strong tags only, and
+/// sends the whole for any other: what is asked for by a weak validator is compared here.
 pub(crate) fn range_headers(
     start: u64,
     end: Option<u64>,
@@ -34,7 +47,7 @@ pub(crate) fn range_headers(
     let mut headers = Vec::new();
     // Neither can fail: digits, and a tag that came as a header value.
     headers.extend(HeaderValue::from_str(&text).map(|value| (RANGE, value)));
-    if let Some(version) = version {
+    if let Some(version) = version.filter(|version| is_strong(&version.validator)) {
         let tag = HeaderValue::from_str(&version.validator);
         headers.extend(tag.map(|value| (IF_RANGE, value)));
     }
@@ -47,13 +60,13 @@ pub(crate) fn judge(
     response: &Response,
     requested: Option<(u64, Option<u64>)>,
     known: Option<&Version>,
-    limit: u64,
+    terms: Terms,
 ) -> Result<Head, Stop> {
     match (response.status(), requested) {
         (StatusCode::OK, _) => {
-            check_body_head(shown, response, limit).map_err(Stop::from)?;
+            check_body_head(shown, response, terms.limit).map_err(Stop::from)?;
             let total = response.content_length();
-            let version = strong_validator(response.headers())
+            let version = validator(response, terms)
                 .zip(total)
                 .map(|(validator, total)| Version { validator, total });
             Ok(Head {
@@ -65,8 +78,8 @@ pub(crate) fn judge(
             })
         }
         (StatusCode::PARTIAL_CONTENT, Some(requested)) => {
-            check_body_head(shown, response, limit).map_err(Stop::from)?;
-            partial(shown, response, requested, known, limit)
+            check_body_head(shown, response, terms.limit).map_err(Stop::from)?;
+            partial(shown, response, requested, known, terms)
         }
         (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => Err(Stop::Restart {
             why: "it does not have the bytes any more that it had",
@@ -76,12 +89,18 @@ pub(crate) fn judge(
     }
 }
 
+/// The best validator of an answer that will do.
+fn validator(response: &Response, terms: Terms) -> Option<String> {
+    let headers = response.headers();
+    strong_validator(headers).or_else(|| weak_validator(headers).filter(|_| terms.weak))
+}
+
 fn partial(
     shown: &str,
     response: &Response,
     requested: (u64, Option<u64>),
     known: Option<&Version>,
-    limit: u64,
+    terms: Terms,
 ) -> Result<Head, Stop> {
     let lied = |why| Stop::Restart { why, ranges: false };
     let text = header(response.headers(), &CONTENT_RANGE);
@@ -98,14 +117,15 @@ fn partial(
     {
         return Err(lied("a range of another length than it says"));
     }
+    let limit = terms.limit;
     if total > limit {
         let url = shown.to_owned();
         return Err(crate::DownloadError::TooLarge { url, limit }.into());
     }
-    let validator = strong_validator(response.headers());
-    let version = match (known, validator) {
-        (Some(known), validator) => {
-            let same = validator.is_none_or(|found| found == known.validator);
+    let version = match (known, validator(response, terms)) {
+        (Some(known), _) => {
+            let found = validator_like(&known.validator, response.headers());
+            let same = found.is_none_or(|found| found == known.validator);
             if !same || total != known.total {
                 return Err(Stop::Restart {
                     why: "the file changed",
@@ -117,7 +137,7 @@ fn partial(
         (None, Some(validator)) => Some(Version { validator, total }),
         (None, None) if end - start == total => None,
         // Parts that nothing ties together cannot be joined.
-        (None, None) => return Err(lied("ranges without a strong validator")),
+        (None, None) => return Err(lied("ranges that nothing ties together")),
     };
     Ok(Head {
         start,

@@ -8,7 +8,7 @@ use reqwest::Response;
 use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use tokio::time::{Instant, timeout_at};
 
-use super::opening::{Head, judge, range_headers};
+use super::opening::{Head, Terms, judge, range_headers};
 use super::pass::{Pass, Writer};
 use super::record::Version;
 use super::spans::Spans;
@@ -65,13 +65,7 @@ impl Run<'_> {
         let headers =
             requested.map_or_else(Vec::new, |(start, end)| range_headers(start, end, known));
         let response = self.ask(&headers).await.map_err(Stop::Failed)?;
-        let head = judge(
-            &self.task.shown,
-            &response,
-            requested,
-            known,
-            self.task.limit,
-        )?;
+        let head = judge(&self.task.shown, &response, requested, known, self.terms())?;
         let media_type =
             header(response.headers(), &CONTENT_TYPE).map(|text| text.chars().take(100).collect());
         Ok(Opened {
@@ -79,6 +73,13 @@ impl Run<'_> {
             head,
             media_type,
         })
+    }
+
+    fn terms(&self) -> Terms {
+        Terms {
+            limit: self.task.limit,
+            weak: self.task.wanted.sha256.is_some(),
+        }
     }
 
     /// Asks where the redirects led before; where that is over, from the beginning.
@@ -118,7 +119,7 @@ impl Run<'_> {
             &response,
             requested,
             Some(version),
-            self.task.limit,
+            self.terms(),
         )
         .map_err(broken)?;
         if head.whole {

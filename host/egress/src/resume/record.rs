@@ -20,7 +20,7 @@ const MAX_BYTES: u64 = 256 * 1024;
 /// A file at its host, as one of its versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Version {
-    /// A strong entity tag: equal only for equal bytes.
+    /// A strong entity tag: equal only for equal bytes. Where the digest is known beforehand, a weak one or a time will do.
     pub(crate) validator: String,
     pub(crate) total: u64,
 }

@@ -126,10 +126,12 @@ impl Refused {
 
 impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
-        // None of these passes by itself: the plugin, its grants or the machine must change first.
+        // A program that went missing under the job may be there again, or at another worker: this one offers its engine no more
+        // meanwhile. None of the others passes by itself: the plugin, its grants or the machine must change first.
+        let retryable = matches!(refused, Refused::MissingProgram { .. });
         Self {
             message: refused.to_string(),
-            retryable: false,
+            retryable,
         }
     }
 }

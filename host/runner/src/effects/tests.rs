@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use worker_plugins::contract::{Argument, Entry, Piece, Setting};
+use worker_plugins::contract::{Argument, Entry, Failure, Piece, Setting};
 
 use super::Refused;
 use super::arguments::{KnownOptions, Places, build};
@@ -155,4 +155,17 @@ fn too_many_and_too_long_arguments_are_refused() {
         built(&long, None),
         Err(Refused::ArgumentsTooLong { .. })
     ));
+}
+
+#[test]
+fn only_a_program_that_went_missing_may_come_back() {
+    let missing = Refused::MissingProgram {
+        name: "draw".to_owned(),
+        help: "it does not answer".to_owned(),
+    };
+    assert!(Failure::from(missing).retryable);
+    let undeclared = Refused::UndeclaredBackend {
+        name: "draw".to_owned(),
+    };
+    assert!(!Failure::from(undeclared).retryable);
 }

@@ -374,6 +374,33 @@ fn the_command_goes_on_where_the_server_gives_up() {
     }
 }
 
+/// The command would take the same time once more, and fail as well.
+#[test]
+fn a_server_that_took_all_the_time_of_the_job_ends_it() {
+    let raw = with_server(r#""ext":"png""#, FILES, "");
+    let late = |ms: u64| {
+        let text = format!("sd-server as a server did not answer within {ms} ms");
+        Outcome::Failed(Failure::retryable(text))
+    };
+    for (given, said, named) in [
+        (3_600_000, "after 60 minutes", "timeout-minutes"),
+        (1_800_000, "after 30 minutes", "program_timeout_secs"),
+    ] {
+        let mut history = fetched();
+        history.extend([taken(), late(given)]);
+        let failure = step(&raw, &history).unwrap_err();
+        assert!(failure.retryable, "{failure:?}");
+        for words in ["sd-server had not finished", said, named] {
+            assert!(failure.message.contains(words), "{}", failure.message);
+        }
+    }
+    // Late with taking the job is nothing drawn yet.
+    let mut history = fetched();
+    history.push(late(SUBMIT_MS));
+    let texts = effects(step(&raw, &history));
+    assert!(matches!(texts.as_slice(), [Effect::Write(_)]), "{texts:?}");
+}
+
 #[test]
 fn a_job_that_is_not_for_the_server_is_recorded_as_such() {
     let raw = with_server(r#""ext":"png","steps":101"#, FILES, "");
