@@ -123,6 +123,22 @@ async fn a_crash_loop_tells_the_plugin_to_do_it_otherwise() {
 }
 
 #[tokio::test]
+/// One that says that it has no ready path is not waited for as one that loads is; the plugin is told to do it otherwise.
+#[tokio::test]
+async fn a_server_without_its_ready_path_is_told_from_one_that_loads() {
+    let rig = Rig::start("").await;
+    let rows = [
+        call(&["--absent", "always"], "/v1/pid"),
+        call(&["--absent", "loading", "--load-ms", "300"], "/v1/pid"),
+    ];
+    let history = rig.history("job-1", json!(rows)).await;
+    let failed = &history[0]["Failed"];
+    assert_eq!(failed["retryable"], false, "{history:?}");
+    let message = failed["message"].as_str().unwrap();
+    assert!(message.contains("answers 404 on /health"), "{message}");
+    assert_eq!(history[1]["Responded"]["status"], 200, "{history:?}");
+}
+
 async fn an_idle_server_goes_and_a_killed_worker_leaves_none() {
     let mut rig = Rig::start("").await;
     rig.history("job-1", json!([call(&[], "/v1/pid")])).await;

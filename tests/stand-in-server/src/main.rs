@@ -27,6 +27,7 @@ const HELP: &str = "usage: stand-in [OPTIONS] [HOST:PORT]
   --exit N        end with this code before listening
   --never-ready   answer 503 on /health for ever
   --silent        accept and answer nothing
+  --absent WHEN   answer 404 on /health: `loading` until it has loaded, `always` for ever, `partly` every other time
   --wrong-port    listen on another port
   --open          listen for other machines too
   --deaf          answer 409 to /v1/cancel and go on
@@ -44,6 +45,7 @@ struct Options {
     silent: bool,
     wrong_port: bool,
     open: bool,
+    absent: Option<String>,
     deaf: bool,
     taken: Option<String>,
     shared: Option<String>,
@@ -62,6 +64,7 @@ struct State {
 
 fn main() {
     let options = options();
+    looks: AtomicU64,
     if let Some(code) = options.exit {
         eprintln!("cannot load: exit was asked for");
         exit(code);
@@ -78,8 +81,10 @@ fn main() {
     if let Some(note) = options.taken.as_ref().or(options.shared.as_ref())
         && !Path::new(note).exists()
     {
-        let _stranger = somebody_else(&at, note);
-        if options.taken.is_some() {
+        // Whoever asks waits for an answer on the connection, and so looks at the port no more before the end is told.
+        let asks = options.lost.as_ref().map(|_| asked_once(&at));
+        let _stranger = somebody_else(&at, note, asks);
+        if options.shared.is_none() {
             eprintln!("listening");
             return;
         }
@@ -107,6 +112,7 @@ fn main() {
         let state = state.clone();
         thread::spawn(move || serve(&stream, &state));
     }
+        looks: AtomicU64::new(0),
 }
 
 /// A process of nobody's: neither of our group nor with anything in its environment by which it could be known for ours.
@@ -179,6 +185,7 @@ fn options() -> Options {
             }
             _ => options.at = Some(word),
         }
+            "--absent" => options.absent = Some(value()),
     }
     options
 }
@@ -198,7 +205,15 @@ fn serve(stream: &TcpStream, state: &State) {
         .unwrap_or(0);
     if path == "/health" {
         let loading = state.started.elapsed() < Duration::from_millis(state.options.load);
-        let status = if loading || state.options.never_ready {
+        let absent = match state.options.absent.as_deref() {
+            Some("loading") => loading,
+            Some("partly") => state.looks.fetch_add(1, SeqCst) % 2 == 0,
+            Some(_) => true,
+            None => false,
+        };
+        let status = if absent {
+            "404 Not Found"
+        } else if loading || state.options.never_ready {
             "503 Loading"
         } else {
             "200 OK"
