@@ -131,16 +131,24 @@ async fn one_without_its_ready_path_is_given_up_before_its_time() {
 /// stranger holds the first, and the stranger is never asked.
 #[tokio::test]
 async fn a_port_that_somebody_else_took_is_another_port() {
-    for option in ["--taken", "--shared"] {
+    for option in ["--taken", "--lost", "--shared"] {
         let rig = Rig::new();
         let note = rig.dir.path().join("note");
         let server = launch(&[option, note.to_str().unwrap()]);
         let pid = rig.pid(&server).await;
-        assert!(note.exists(), "{option}: somebody was there first");
         for _ in 0..16 {
             assert_eq!(rig.pid(&server).await, pid, "{option}");
         }
-        assert_eq!(rig.servers.list().len(), 1, "{option}");
+        let listed = rig.servers.list();
+        assert_eq!((listed.len(), listed[0].starts), (1, 2), "{option}");
+        let stranger: std::net::SocketAddr = {
+            let noted = std::fs::read_to_string(&note).unwrap();
+            let address = noted.parse();
+            address.unwrap_or_else(|_| panic!("{option}: {noted}"))
+        };
+        assert_ne!(stranger.port(), listed[0].port, "{option}");
+        let held = std::net::TcpListener::bind(stranger);
+        assert!(held.is_err(), "{option}: the stranger is still there");
         std::fs::remove_file(&note).unwrap();
     }
 }
