@@ -222,7 +222,7 @@ fn serve(stream: &TcpStream, state: &State) {
         let loading = state.started.elapsed() < Duration::from_millis(state.options.load);
         let absent = match state.options.absent.as_deref() {
             Some("loading") => loading,
-            Some("partly") => state.looks.fetch_add(1, SeqCst) % 2 == 0,
+            Some("partly") => state.looks.fetch_add(1, SeqCst).is_multiple_of(2),
             Some(_) => true,
             None => false,
         };
