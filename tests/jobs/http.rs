@@ -3,10 +3,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use worker_tests::folder::component_path;
+use worker_tests::wait::until;
 use worker_tests::{Answer, Api, Home, Host, PluginFolder, Worker, component, offers};
 
 /// A worker whose scripted engine asks for hosts and secrets, and an operator who grants them.
@@ -429,6 +432,45 @@ async fn a_repeated_request_ends_with_its_answer_or_its_time() {
     assert!((1..=21).contains(&asked), "{asked}");
     let (why, _) = failed(&history[4]);
     assert!(why.contains("at most 32"), "{why}");
+}
+
+/// Interim answers that are too long for memory leave nothing behind: neither their files nor a folder for each.
+#[tokio::test]
+async fn repeated_long_answers_take_one_place() {
+    let polls = AtomicUsize::new(0);
+    let gate = Arc::new(Semaphore::new(0));
+    let held = gate.clone();
+    let host = Host::start(move |target| match target {
+        "/hold" => Answer::parts(b"go on", 1, &held),
+        _ if polls.fetch_add(1, Ordering::SeqCst) < 5 => Answer::ok(r#"{"state":"queued"}"#),
+        _ => Answer::ok(r#"{"state":"done"}"#),
+    })
+    .await;
+    let rig = Rig::start(&[host.name()], &[], "").await;
+    let script = json!([
+        {"http": {"target": host.url("/poll"), "inline_bytes": 1,
+                  "repeat": {"pointer": "/state", "pending": ["queued"], "every_ms": 1}}},
+        {"http": {"target": host.url("/hold")}},
+    ]);
+    let id = rig.offer("long", script).await;
+    until("the request after the repeated one", || {
+        (host.asked("/hold").len() == 1).then_some(())
+    })
+    .await;
+    assert_eq!(host.asked("/poll").len(), 6);
+    let [job] = rig.home.scratch_folders().try_into().unwrap();
+    let mut places = Vec::new();
+    for place in fs::read_dir(job).unwrap().flatten() {
+        if place.file_name().to_string_lossy().starts_with("input-") {
+            places.push(fs::read_dir(place.path()).unwrap().count());
+        }
+    }
+    assert_eq!(places, [1], "one place with the last answer");
+    gate.add_permits(1);
+    let answer: Value = serde_json::from_slice(&rig.api.result(&id).await).unwrap();
+    let last = &answer["history"][0]["Responded"];
+    assert_eq!(last["status"], 200, "{answer}");
+    assert!(last["body"]["File"].is_object(), "{answer}");
 }
 
 /// The operator's login for a model host: with every request below its path, and with no other.

@@ -9,7 +9,7 @@ struct Rig {
     files: FileServer,
     api: Api,
     home: Home,
-    _worker: Worker,
+    worker: Worker,
 }
 
 impl Rig {
@@ -30,7 +30,7 @@ impl Rig {
             files,
             api,
             home,
-            _worker: worker,
+            worker,
         }
     }
 
@@ -139,8 +139,8 @@ async fn a_model_means_the_same_to_both_programs() {
     }
 }
 
-/// The server is older than the routes it is asked by. One without them never becomes ready, and costs each job the time it is
-/// given for that; so it is not even started, also where the flow shift is still one of the model's alone (up to 506).
+/// The server is older than the routes it is asked by. One without them never becomes ready, and costs the job the time until
+/// it is given up; so it is not even started, also where the flow shift is still one of the model's alone (up to 506).
 #[tokio::test]
 async fn a_server_from_before_its_native_routes_is_left_alone() {
     for (release, serves) in [
@@ -218,6 +218,29 @@ async fn a_server_that_dies_or_is_full_costs_no_job() {
             "{mode}: drawn by a server: {last}"
         );
     }
+}
+
+/// A server that should have the native routes and has not, as a build of somebody's own: it is asked, it says so, and the
+/// command draws.
+#[tokio::test]
+async fn a_server_that_lacks_its_native_routes_costs_no_job() {
+    let rig = Rig::start().await;
+    rig.sd.mode("server-bare");
+    media::still(&rig.draw("hit", &json!({})).await);
+    let asked = rig.events("request");
+    assert!(!asked.is_empty(), "the server was started and asked");
+    let drawn = rig.events("generate");
+    assert_eq!(drawn.len(), 1, "{drawn:?}");
+    assert!(drawn[0]["argv"].to_string().contains("\"-o\""));
+    let reason = rig.worker.line("sd-server gave up").await;
+    assert!(
+        reason.contains("answers 404 on /sdcpp/v1/capabilities"),
+        "{reason}"
+    );
+    rig.sd.mode("ok");
+    media::still(&rig.draw("after", &json!({})).await);
+    let last = rig.events("generate").last().unwrap()["argv"].to_string();
+    assert!(last.contains("--listen-port"), "by a server again: {last}");
 }
 
 /// The server cannot be told to stop a picture: it is ended with the job, and nothing of it goes on.

@@ -1,5 +1,6 @@
 //! Warm servers through the whole worker.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -122,6 +123,22 @@ async fn a_crash_loop_tells_the_plugin_to_do_it_otherwise() {
     assert_eq!(told, [true, true, true, false], "{history:?}");
 }
 
+/// One that says that it has no ready path is not waited for as one that loads is; the plugin is told to do it otherwise.
+#[tokio::test]
+async fn a_server_without_its_ready_path_is_told_from_one_that_loads() {
+    let rig = Rig::start("").await;
+    let rows = [
+        call(&["--absent", "always"], "/v1/pid"),
+        call(&["--absent", "loading", "--load-ms", "300"], "/v1/pid"),
+    ];
+    let history = rig.history("job-1", json!(rows)).await;
+    let failed = &history[0]["Failed"];
+    assert_eq!(failed["retryable"], false, "{history:?}");
+    let message = failed["message"].as_str().unwrap();
+    assert!(message.contains("answers 404 on /health"), "{message}");
+    assert_eq!(history[1]["Responded"]["status"], 200, "{history:?}");
+}
+
 #[tokio::test]
 async fn an_idle_server_goes_and_a_killed_worker_leaves_none() {
     let mut rig = Rig::start("").await;
@@ -218,6 +235,44 @@ async fn a_server_reaches_nobody_and_reads_nothing_of_others() {
             );
         }
     }
+}
+
+/// A model that was changed after it was fetched is given to no server, whether by itself or in a folder.
+#[tokio::test]
+async fn a_changed_model_starts_no_server() {
+    let rig = Rig::start("").await;
+    let files = FileServer::start().await;
+    let model = files.put("model", "GGUF weights");
+    let gate = files.hold("gate", "open");
+    let with = |value: Value| {
+        let mut call = call(&[], "/v1/pid");
+        call["call"]["arguments"] = json!([{"Setting": {"name": "--model", "value": [value]}}]);
+        call
+    };
+    let script = json!([
+        {"fetch": [{"url": model, "cache_as": "model"}]},
+        {"fetch": [{"url": gate}]},
+        with(json!({"File": {"from": [0, 0]}})),
+        with(json!({"Directory": [{"file": {"from": [0, 0]}, "name": "a.gguf"}]})),
+    ]);
+    let task = json!({"kind": "scripted", "script": script});
+    let claim = offers::claim("job-1", "scripted", task, offers::source("scripted"));
+    let id = rig.api.offer(&claim).await;
+    until("the job at the gate", || {
+        (files.asked("gate") == 1).then_some(())
+    })
+    .await;
+    let listed = rig.home.run(&["models", "list", "--json"]).await.json();
+    let path = Path::new(listed["models"][0]["path"].as_str().unwrap());
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::write(path, "GGUF other weights").unwrap();
+    files.release("gate");
+    let answer: Value = serde_json::from_slice(&rig.api.result(&id).await).unwrap();
+    for outcome in &answer["history"].as_array().unwrap()[2..] {
+        let message = outcome["Failed"]["message"].as_str().unwrap_or_default();
+        assert!(message.contains("was changed since"), "{answer}");
+    }
+    assert!(rig.servers().await.is_empty(), "nothing was started");
 }
 
 /// A model that a warm server was started with is in use although no job is: neither the operator's word nor the budget

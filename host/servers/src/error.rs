@@ -34,6 +34,20 @@ pub enum ServerError {
         /// Its last lines.
         said: String,
     },
+    /// It listens and has no ready path.
+    #[error(
+        "{program} as a server answers {status} on {path}, where it should say that it is ready, and was ended: it is of a release, or another program, without that path. Install a release that its plugin is for; it said: {said}"
+    )]
+    NoReadyPath {
+        /// The program's bare name.
+        program: String,
+        /// The path that it was asked for.
+        path: String,
+        /// 404 or 410.
+        status: u16,
+        /// Its last lines.
+        said: String,
+    },
     /// It ended while it was starting.
     #[error("{program} as a server ended while it started ({how}); it said: {said}")]
     DiedStarting {
@@ -110,7 +124,10 @@ impl ServerError {
                 error,
                 RunError::File { .. } | RunError::Unkillable { .. } | RunError::Status(_)
             ),
-            Self::CrashLoop { .. } | Self::Open { .. } | Self::Cancelled => false,
+            Self::NoReadyPath { .. }
+            | Self::CrashLoop { .. }
+            | Self::Open { .. }
+            | Self::Cancelled => false,
         }
     }
 }

@@ -110,8 +110,8 @@ impl Head {
     }
 }
 
-/// Whether a server answers 2xx on its ready path.
-pub(crate) async fn is_ready(address: SocketAddr, path: &str) -> bool {
+/// The status that a server answers with on its ready path; none without an answer in HTTP.
+pub(crate) async fn ready_status(address: SocketAddr, path: &str) -> Option<StatusCode> {
     let answer = send(address, &Method::GET, path, &HeaderMap::new(), Bytes::new()).await;
-    answer.is_ok_and(|head| head.status.is_success())
+    answer.ok().map(|head| head.status)
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -91,6 +92,15 @@ pub(crate) async fn start(
                     said: gone.said,
                 });
             }
+            Err(NotReady::Absent(status)) => {
+                slot.lock().died(gone.said.clone());
+                return Err(ServerError::NoReadyPath {
+                    program: slot.launch.program.clone(),
+                    path: slot.launch.ready.clone(),
+                    status: status.as_u16(),
+                    said: gone.said,
+                });
+            }
         }
     }
     Err(ServerError::Port {
@@ -121,7 +131,23 @@ enum NotReady {
     Open,
     Died,
     Late(Duration),
+    /// It has no ready path, as it says itself.
+    Absent(StatusCode),
     Cancelled,
+}
+
+/// Since when a server has answered nothing else than that there is no such path.
+#[derive(Default)]
+struct Absence(Option<Instant>);
+
+impl Absence {
+    /// The status, once it has been of that kind for as long as the limit. Any other status, and none, begins anew: a server
+    /// that answers 503, or not yet, still loads.
+    fn lasting(&mut self, status: Option<StatusCode>, limit: Duration) -> Option<StatusCode> {
+        let absent = status.filter(|it| [StatusCode::NOT_FOUND, StatusCode::GONE].contains(it));
+        self.0 = absent.map(|_| self.0.unwrap_or_else(Instant::now));
+        absent.filter(|_| self.0.is_some_and(|since| since.elapsed() >= limit))
+    }
 }
 
 /// Whether somebody else listens on the port.
@@ -133,20 +159,24 @@ async fn is_taken(port: u16, group: i32) -> bool {
 async fn until_ready(slot: &Slot, limits: &Limits, instance: &Instance) -> Result<(), NotReady> {
     let limit = slot.launch.start.min(limits.longest_start);
     let ready = async {
-        let mut pause = FIRST_LOOK;
+        let (mut pause, mut absence) = (FIRST_LOOK, Absence::default());
         loop {
             let (port, group) = (instance.address.port(), instance.pid);
             let holder = tokio::task::spawn_blocking(move || port::holder(port, group)).await;
-            match holder.unwrap_or(Holder::Unknown) {
+            let status = match holder.unwrap_or(Holder::Unknown) {
                 Holder::Other => return Err(NotReady::Conflict),
                 Holder::GroupOpen => return Err(NotReady::Open),
                 Holder::Group | Holder::Unknown => {
-                    let asked = exchange::is_ready(instance.address, &slot.launch.ready);
-                    if let Ok(true) = timeout(LOOK_LIMIT, asked).await {
-                        return Ok(());
-                    }
+                    let asked = exchange::ready_status(instance.address, &slot.launch.ready);
+                    timeout(LOOK_LIMIT, asked).await.unwrap_or_default()
                 }
-                Holder::Nobody => {}
+                Holder::Nobody => None,
+            };
+            if status.is_some_and(|status| status.is_success()) {
+                return Ok(());
+            }
+            if let Some(status) = absence.lasting(status, limits.absent) {
+                return Err(NotReady::Absent(status));
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_LOOK);

@@ -26,6 +26,10 @@ pub struct Limits {
     pub queue: usize,
     /// Longest from the start of a server to its readiness, whatever its plugin says.
     pub longest_start: Duration,
+    /// How long a server may answer nothing but 404 or 410 on its ready path before it is taken for one that has no such path.
+    /// Larger keeps the job waiting for what will not come; smaller ends servers that listen first and add their paths once
+    /// they have loaded.
+    pub absent: Duration,
 }
 
 impl Default for Limits {
@@ -40,6 +44,7 @@ impl Default for Limits {
             longest_backoff: Duration::from_secs(30),
             queue: 16,
             longest_start: Duration::from_secs(30 * 60),
+            absent: Duration::from_secs(5),
         }
     }
 }

@@ -116,8 +116,8 @@ impl Probe {
         self.is_since(FIRST_WITHOUT_PROMPT, NEWER_THAN_NO_PROMPT)
     }
 
-    /// Whether a server of this release has the native routes. One without answers nothing that is asked of it, for as long as it
-    /// is given to become ready.
+    /// Whether a server of this release has the native routes. One without answers 404 to all that is asked of it, until the host
+    /// gives it up.
     pub(crate) fn has_native_routes(&self) -> bool {
         self.is_since(FIRST_WITH_NATIVE_ROUTES, AS_NEW_AS_NATIVE_ROUTES)
     }

@@ -2,8 +2,12 @@
 //!
 //! Three kinds of bars look alike: loading of weights, steps, and tiles of the decoder. Only those printed between the line that
 //! announces the picture and the one that says its steps are done are steps, and only those drawn with `=` and counted in
-//! iterations: weights are loaded lazily, in the middle of it, with another bar on current releases. Up to release 547 that bar
-//! has the same shape, so a count is believed only when it begins at its beginning.
+//! iterations: weights are loaded lazily, in the middle of it, with a bar of bytes since release 548 and one of `#` since 691.
+//!
+//! Up to release 547 the bar of loading is drawn and counted as steps are. Those releases load all weights, LoRAs included,
+//! before they announce the picture, and draw no bar but that of steps until these are done. Nothing in the bar itself would tell
+//! the two apart, so where one stands decides, and for the rest a count is believed only when it begins at its beginning and
+//! no other is under way.
 //!
 //! The state carried from call to call is the phase in its lowest byte and the number of steps above it.
 
@@ -16,8 +20,11 @@ const BAR: usize = 50;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Preparing,
+    /// The picture is announced: a bar that begins is one of steps.
     Stepping,
     Finishing,
+    /// A bar of steps has begun and not ended: no other counts.
+    Counting,
 }
 
 impl Phase {
@@ -25,6 +32,7 @@ impl Phase {
         match state & 0xff {
             1 => Self::Stepping,
             2 => Self::Finishing,
+            3 => Self::Counting,
             _ => Self::Preparing,
         }
     }
@@ -97,16 +105,28 @@ impl Reader {
                 total: self.total.max(1),
                 note: Some((*note).to_owned()),
             });
-        } else if self.phase == Phase::Stepping
-            && let Some((done, total)) = step(line)
-            && (done <= 1 || total == self.total)
+        } else if let Some((done, total)) = step(line)
+            && self.is_of_steps(done, total)
         {
+            self.phase = if done == total {
+                Phase::Stepping
+            } else {
+                Phase::Counting
+            };
             self.total = total;
             self.last = Some(Progress {
                 done,
                 total,
                 note: None,
             });
+        }
+    }
+
+    fn is_of_steps(&self, done: u32, total: u32) -> bool {
+        match self.phase {
+            Phase::Stepping => done <= 1 || total == self.total,
+            Phase::Counting => total == self.total,
+            Phase::Preparing | Phase::Finishing => false,
         }
     }
 }
@@ -184,6 +204,78 @@ mod tests {
         assert_eq!(all(&old), [(1, 2), (2, 2)]);
     }
 
+    /// Bytes of standard output, cut as the host cuts them.
+    fn lines(bytes: &str) -> Vec<String> {
+        let cut = bytes.split(['\r', '\n']);
+        cut.map(str::to_owned).collect()
+    }
+
+    const THREE_OF_EIGHT: &str =
+        "\r  |======>                                           | 3/8 - 1.87it/s\x1b[K";
+
+    fn bytes_of_steps() -> String {
+        let step = |done: &str| THREE_OF_EIGHT.replace("3/8", done);
+        let steps: String = ["1/8", "2/8", "3/8", "8/8"].map(step).concat();
+        format!(
+            "[INFO ] a.cpp:1    - generating image: 1/1 - seed 5\n{steps}\n[INFO ] a.cpp:1    - sampling completed, taking 1.52s\n"
+        )
+    }
+
+    /// Up to 547: all weights come before the picture is announced, from their first tensor on, and look like steps.
+    #[test]
+    fn loading_that_looks_like_steps_comes_before_the_picture() {
+        let loading = |count: &str| {
+            THREE_OF_EIGHT
+                .replace("3/8", count)
+                .replace("1.87it/s", "682it/s")
+        };
+        let text: String = ["1/1131", "12/1131", "1131/1131"].map(loading).concat();
+        let bytes = format!(
+            "[INFO ] a.cpp:1    - loading diffusion model from 'x'\n{text}\n{}",
+            bytes_of_steps()
+        );
+        assert_eq!(all(&lines(&bytes)), [(1, 8), (2, 8), (3, 8), (8, 8)]);
+    }
+
+    /// From 548 on they come in the middle, from their first tensor on, with bytes for a unit, and from 691 on in `#`.
+    #[test]
+    fn loading_in_the_middle_is_known_by_its_unit_or_its_character() {
+        for (sign, unit) in [('=', "MB/s"), ('=', "GB/s"), ('#', "MB/s"), ('#', "it/s")] {
+            let loading = |count: &str| {
+                let bar = THREE_OF_EIGHT.replace('=', &sign.to_string());
+                let bar = bar.replace('>', &sign.to_string());
+                bar.replace("3/8", count).replace("it/s", unit)
+            };
+            let text: String = ["0/57", "1/57", "31/57", "57/57"].map(loading).concat();
+            let steps = bytes_of_steps();
+            let bytes = steps.replace("seed 5\n", &format!("seed 5\n{text}\n"));
+            let counted = all(&lines(&bytes));
+            assert_eq!(
+                counted,
+                [(1, 8), (2, 8), (3, 8), (8, 8)],
+                "{sign} {unit}: {bytes}"
+            );
+        }
+    }
+
+    /// No release draws it there; should one, the steps under way go on.
+    #[test]
+    fn a_bar_under_way_is_not_taken_over_by_one_that_begins() {
+        let other = |count: &str| THREE_OF_EIGHT.replace("3/8", count);
+        let between: String = ["0/57", "1/57", "57/57"].map(other).concat();
+        let bytes = bytes_of_steps().replace(THREE_OF_EIGHT, &(between + THREE_OF_EIGHT));
+        assert_eq!(all(&lines(&bytes)), [(1, 8), (2, 8), (3, 8), (8, 8)]);
+        // A second round of steps begins where the first has ended.
+        let again = bytes_of_steps().replace("/8 - ", "/5 - ");
+        let again = again
+            .replace("8/5", "5/5")
+            .replace("sampling completed", "x");
+        let first = bytes_of_steps().replace("sampling completed", "x");
+        let second = again.replace("generating image", "x");
+        let counted = all(&lines(&(first + &second)));
+        assert_eq!(counted[4..], [(1, 5), (2, 5), (3, 5), (5, 5)]);
+    }
+
     #[test]
     fn lines_may_come_together_and_the_state_is_all_there_is() {
         let text = format!(
@@ -193,7 +285,7 @@ mod tests {
         );
         assert_eq!(read(0, std::slice::from_ref(&text)), (0, None));
         let (state, progress) = read(1, std::slice::from_ref(&text));
-        assert_eq!(state, 4 << 8 | 1);
+        assert_eq!(state, 4 << 8 | 3);
         assert_eq!(
             progress,
             Some(Progress {

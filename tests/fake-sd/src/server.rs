@@ -113,7 +113,9 @@ fn serve(shared: &Shared, stream: &TcpStream) {
 fn route(shared: &Shared, request: &http::Request) -> (u16, Option<Value>) {
     let path = request.path.split('?').next().unwrap_or_default();
     let ok = |value: Value| (200, Some(value));
-    if path.starts_with("/sdcpp/") && !shared.stage.release.has_native_routes() {
+    let has_native_routes =
+        shared.stage.release.has_native_routes() && shared.stage.mode != Mode::ServerBare;
+    if path.starts_with("/sdcpp/") && !has_native_routes {
         return (404, None);
     }
     match (request.method.as_str(), path) {

@@ -22,6 +22,8 @@ pub(crate) enum Mode {
     ServerAbort,
     /// A server is up but takes no further job; the command works.
     ServerFull,
+    /// A server is up but has none of its native routes, as a build of somebody's own may; the command works.
+    ServerBare,
     /// Says nothing and never ends.
     Hang,
     /// The same, and SIGTERM does nothing.
@@ -67,6 +69,7 @@ impl Mode {
             "abort" => Self::Abort,
             "server-abort" => Self::ServerAbort,
             "server-full" => Self::ServerFull,
+            "server-bare" => Self::ServerBare,
             "hang" => Self::Hang,
             "ignore-term" => Self::IgnoreTerm,
             "flood" => Self::Flood(number.unwrap_or(64)),

@@ -11,6 +11,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio, exit};
@@ -26,11 +27,14 @@ const HELP: &str = "usage: stand-in [OPTIONS] [HOST:PORT]
   --die-after N   end with code 9 instead of the N-th answer under /v1
   --exit N        end with this code before listening
   --never-ready   answer 503 on /health for ever
+  --absent WHEN   answer 404 on /health: `loading` until it has loaded, `always` for ever, `partly` every other time
   --silent        accept and answer nothing
   --wrong-port    listen on another port
   --open          listen for other machines too
   --deaf          answer 409 to /v1/cancel and go on
-  --taken FILE    the first time, find the port taken by somebody else and end with code 0; FILE says that it was
+  --taken FILE    the first time, find the port taken by somebody else and end with code 0; FILE says which it was, and who
+                  was asked there
+  --lost FILE     the first time, lose it to somebody else while it is asked whether it is ready, and end with code 0
   --shared FILE   the first time, share the port with somebody else who came first; FILE says that it was
   --model FILE    what /v1/model answers
 ";
@@ -41,11 +45,13 @@ struct Options {
     die_after: u64,
     exit: Option<i32>,
     never_ready: bool,
+    absent: Option<String>,
     silent: bool,
     wrong_port: bool,
     open: bool,
     deaf: bool,
     taken: Option<String>,
+    lost: Option<String>,
     shared: Option<String>,
     stranger: Option<String>,
     model: Option<String>,
@@ -58,6 +64,7 @@ struct State {
     answers: AtomicU64,
     polls: AtomicU64,
     cancels: AtomicU64,
+    looks: AtomicU64,
 }
 
 fn main() {
@@ -75,11 +82,14 @@ fn main() {
         stranger(&at, note);
         return;
     }
-    if let Some(note) = options.taken.as_ref().or(options.shared.as_ref())
+    let notes = [&options.taken, &options.lost, &options.shared];
+    if let Some(note) = notes.into_iter().flatten().next()
         && !Path::new(note).exists()
     {
-        let _stranger = somebody_else(&at, note);
-        if options.taken.is_some() {
+        // Whoever asks waits for an answer on the connection, and so looks at the port no more before the end is told.
+        let asks = options.lost.as_ref().map(|_| asked_once(&at));
+        let _stranger = somebody_else(&at, note, asks);
+        if options.shared.is_none() {
             eprintln!("listening");
             return;
         }
@@ -102,6 +112,7 @@ fn main() {
         answers: AtomicU64::new(0),
         polls: AtomicU64::new(0),
         cancels: AtomicU64::new(0),
+        looks: AtomicU64::new(0),
     });
     for stream in listener.incoming().flatten() {
         let state = state.clone();
@@ -110,12 +121,14 @@ fn main() {
 }
 
 /// A process of nobody's: neither of our group nor with anything in its environment by which it could be known for ours.
-fn somebody_else(at: &str, note: &str) -> Child {
+/// It keeps a connection open, where it is given one.
+fn somebody_else(at: &str, note: &str, open: Option<TcpStream>) -> Child {
+    let open = open.map_or_else(Stdio::null, |stream| OwnedFd::from(stream).into());
     let child = Command::new(std::env::current_exe().expect("a path"))
         .args(["--stranger", note, at])
         .env_clear()
         .process_group(0)
-        .stdin(Stdio::null())
+        .stdin(open)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -126,12 +139,19 @@ fn somebody_else(at: &str, note: &str) -> Child {
     child
 }
 
-/// Listens, says so in the note, and takes what comes for its own until the note is gone, or a minute over.
+/// Listens until somebody asks; gives the connection, its request unanswered.
+fn asked_once(at: &str) -> TcpStream {
+    sharing(at).accept().expect("somebody who asks").0
+}
+
+/// Listens, writes where into the note, and takes what comes for its own until the note is gone, or a minute over.
 fn stranger(at: &str, note: &str) {
     let listener = sharing(at);
-    std::fs::write(note, "listening").expect("a note");
+    std::fs::write(note, at).expect("a note");
+    let told = note.to_owned();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
+            std::fs::write(&told, "the stranger was asked").expect("a note");
             answer(&stream, "200 OK", "", b"a stranger");
         }
     });
@@ -165,11 +185,13 @@ fn options() -> Options {
             "--die-after" => options.die_after = value().parse().expect("a number"),
             "--exit" => options.exit = Some(value().parse().expect("a number")),
             "--never-ready" => options.never_ready = true,
+            "--absent" => options.absent = Some(value()),
             "--silent" => options.silent = true,
             "--wrong-port" => options.wrong_port = true,
             "--open" => options.open = true,
             "--deaf" => options.deaf = true,
             "--taken" => options.taken = Some(value()),
+            "--lost" => options.lost = Some(value()),
             "--shared" => options.shared = Some(value()),
             "--stranger" => options.stranger = Some(value()),
             "--model" => options.model = Some(value()),
@@ -198,7 +220,15 @@ fn serve(stream: &TcpStream, state: &State) {
         .unwrap_or(0);
     if path == "/health" {
         let loading = state.started.elapsed() < Duration::from_millis(state.options.load);
-        let status = if loading || state.options.never_ready {
+        let absent = match state.options.absent.as_deref() {
+            Some("loading") => loading,
+            Some("partly") => state.looks.fetch_add(1, SeqCst).is_multiple_of(2),
+            Some(_) => true,
+            None => false,
+        };
+        let status = if absent {
+            "404 Not Found"
+        } else if loading || state.options.never_ready {
             "503 Loading"
         } else {
             "200 OK"

@@ -102,21 +102,53 @@ async fn one_that_does_not_get_ready_is_ended_and_says_why() {
     assert!(rig.servers.list().is_empty());
 }
 
-/// Two ways in which a port that was free is somebody else's by the time the server wants it: the server finds it taken and ends
-/// as if all were well, or it shares the port and the kernel gives every other call to the stranger. Another port is tried, and
-/// no call ever comes to the stranger.
+/// What a server that has no such path says is believed, but not at once: one may listen before it has its paths.
+#[tokio::test]
+async fn one_without_its_ready_path_is_given_up_before_its_time() {
+    let rig = Rig::with(|limits| limits.absent = Duration::from_millis(400));
+    let error = rig.lease(&launch(&["--absent", "always"])).await.err();
+    match error {
+        Some(error @ ServerError::NoReadyPath { status: 404, .. }) => {
+            let said = error.to_string();
+            assert!(said.contains("404 on /health"), "{said}");
+            assert!(!error.is_passing(), "the plugin is told to do it otherwise");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(rig.servers.list().is_empty());
+    // One that adds its paths late, and one that says 503 in between for longer than 404 alone would be borne.
+    rig.pid(&launch(&["--absent", "loading", "--load-ms", "200"]))
+        .await;
+    let mut in_turns = launch(&["--absent", "partly", "--never-ready"]);
+    in_turns.start = Duration::from_millis(1_500);
+    let late = rig.lease(&in_turns).await.err().unwrap();
+    assert!(matches!(late, ServerError::NotReady { .. }), "{late}");
+}
+
+/// Ways in which a port that was free is somebody else's by the time the server wants it: the server finds it taken and ends
+/// as if all were well; it does so while it is asked whether it is ready, so that nobody sees whose port it is before the end;
+/// or it shares the port and the kernel gives every other call to the stranger. It is started again on another port while the
+/// stranger holds the first, and the stranger is never asked.
 #[tokio::test]
 async fn a_port_that_somebody_else_took_is_another_port() {
-    for option in ["--taken", "--shared"] {
+    for option in ["--taken", "--lost", "--shared"] {
         let rig = Rig::new();
         let note = rig.dir.path().join("note");
         let server = launch(&[option, note.to_str().unwrap()]);
         let pid = rig.pid(&server).await;
-        assert!(note.exists(), "{option}: somebody was there first");
         for _ in 0..16 {
             assert_eq!(rig.pid(&server).await, pid, "{option}");
         }
-        assert_eq!(rig.servers.list().len(), 1, "{option}");
+        let listed = rig.servers.list();
+        assert_eq!((listed.len(), listed[0].starts), (1, 2), "{option}");
+        let stranger: std::net::SocketAddr = {
+            let noted = std::fs::read_to_string(&note).unwrap();
+            let address = noted.parse();
+            address.unwrap_or_else(|_| panic!("{option}: {noted}"))
+        };
+        assert_ne!(stranger.port(), listed[0].port, "{option}");
+        let held = std::net::TcpListener::bind(stranger);
+        assert!(held.is_err(), "{option}: the stranger is still there");
         std::fs::remove_file(&note).unwrap();
     }
 }
