@@ -107,10 +107,16 @@ async fn one_that_does_not_get_ready_is_ended_and_says_why() {
 /// no call ever comes to the stranger.
 #[tokio::test]
 async fn a_port_that_somebody_else_took_is_another_port() {
-    for option in ["--taken", "--shared"] {
+    for (option, own_network) in [
+        ("--taken", true),
+        ("--shared", true),
+        ("--taken", false),
+        ("--shared", false),
+    ] {
         let rig = Rig::new();
         let note = rig.dir.path().join("note");
-        let server = launch(&[option, note.to_str().unwrap()]);
+        let mut server = launch(&[option, note.to_str().unwrap()]);
+        server.own_network = own_network;
         let pid = rig.pid(&server).await;
         assert!(note.exists(), "{option}: somebody was there first");
         for _ in 0..16 {
@@ -124,12 +130,16 @@ async fn a_port_that_somebody_else_took_is_another_port() {
 #[tokio::test]
 async fn one_that_listens_for_other_machines_is_ended() {
     let rig = Rig::new();
-    let open = rig.lease(&launch(&["--open"])).await.err().unwrap();
-    assert!(
-        matches!(open, ServerError::Open { .. }) && !open.is_passing(),
-        "{open}"
-    );
-    assert!(rig.servers.list().is_empty());
+    for own_network in [true, false] {
+        let mut server = launch(&["--open"]);
+        server.own_network = own_network;
+        let open = rig.lease(&server).await.err().unwrap();
+        assert!(
+            matches!(open, ServerError::Open { .. }) && !open.is_passing(),
+            "{open}"
+        );
+        assert!(rig.servers.list().is_empty());
+    }
 }
 
 #[tokio::test]
