@@ -186,6 +186,7 @@ mod tests {
 
     use super::*;
     use crate::network::server_network;
+    use crate::{Invocation, RunError};
 
     #[test]
     fn an_answer_is_read_or_refused() {
@@ -230,6 +231,33 @@ mod tests {
         let tables = network.tables().to_owned();
         drop(network);
         is_gone(&tables);
+    }
+
+    /// A program never runs in another network than its own.
+    #[tokio::test]
+    async fn a_program_that_cannot_enter_is_not_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sockets, _asked) = channel();
+        let mut invocation = Invocation::new(
+            "/bin/true".into(),
+            Vec::new(),
+            dir.path().to_owned(),
+            ANSWER,
+        );
+        // No namespace at all.
+        invocation.network = Some(Network(Arc::new(Inner {
+            namespace: File::open("/dev/null").unwrap(),
+            tables: PathBuf::new(),
+            sockets,
+        })));
+        let (lines, _inbox) = tokio::sync::mpsc::channel(1);
+        let error = crate::start(&invocation, lines).await.err().unwrap();
+        assert!(matches!(error, RunError::Spawn { .. }), "{error}");
+        let said = error.to_string();
+        assert!(
+            said.contains("its network namespace cannot be entered"),
+            "{said}"
+        );
     }
 
     /// Its thread ends with it.
