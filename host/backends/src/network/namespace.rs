@@ -220,8 +220,9 @@ mod tests {
         let own = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         TcpStream::connect(own).unwrap_err();
         let socket = network.socket().await.unwrap();
-        let (asked, taken) = tokio::join!(socket.connect(own), listener.accept());
-        assert_eq!(asked.unwrap().local_addr().unwrap(), taken.unwrap().1);
+        let both = async { tokio::try_join!(socket.connect(own), listener.accept()) };
+        let (asked, (_, from)) = tokio::time::timeout(MAKING, both).await.unwrap().unwrap();
+        assert_eq!(asked.local_addr().unwrap(), from);
         let listed = |folder: &Path| {
             let table = fs::read_to_string(folder.join("tcp")).unwrap();
             table.contains(&format!("00000000:{port:04X} "))
