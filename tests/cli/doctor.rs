@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use worker_tests::disk::with_small_disk;
+use worker_tests::rights::{self, NOBODY};
 use worker_tests::{FileServer, Home, PluginFolder, SdCli, built, home, needs};
 
 async fn doctor(home: &Home, plugins: &str, env: &[(&str, &str)]) -> (i32, Value) {
@@ -71,6 +72,7 @@ async fn a_sound_installation() {
         "vulkan",
         "sandbox",
         "memory.limit",
+        "server.network",
         "worker",
         "studio",
         "clock",
@@ -236,41 +238,18 @@ async fn a_disk_that_is_almost_full() {
 /// An installation of a user who is nobody, and a command of theirs on it. Where this is nobody of importance already, theirs is
 /// one's own.
 fn of_nobody(home: &Home, args: &[&str]) -> Option<Command> {
-    const NOBODY: u32 = 65_534;
     let command = home.command(args);
     if !rustix::process::geteuid().is_root() {
         return Some(command);
     }
-    let setpriv = needs::program("a doctor without rights", "setpriv", "util-linux")?;
-    let mut theirs = vec![home.path("")];
-    while let Some(path) = theirs.pop() {
-        chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
-        if path.is_dir() {
-            let inside = fs::read_dir(&path).unwrap();
-            theirs.extend(inside.map(|entry| entry.unwrap().path()));
-        }
-    }
-    let mut outer = Command::new(setpriv);
-    outer
-        .args([
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            "--no-new-privs",
-        ])
-        .arg(command.get_program())
-        .args(command.get_args())
-        .env_clear()
-        .envs(
-            command
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        )
-        .current_dir(home.path(""))
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped());
-    Some(outer)
+    rights::give(&home.path(""), NOBODY);
+    let theirs = [
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--no-new-privs",
+    ];
+    rights::changed("a doctor without rights", &command, &theirs)
 }
 
 fn mode(path: &Path, mode: u32) {
@@ -295,6 +274,10 @@ async fn a_folder_that_this_user_may_not_write_and_a_state_of_another_users() {
     let (_, well) = told(command).await;
     assert_eq!(check(&well, "folder.models")["level"], "ok", "{well:#}");
     assert_eq!(check(&well, "permissions.config")["level"], "ok");
+    let network = check(&well, "server.network");
+    assert_eq!(network["level"], "warning", "{network}");
+    let found = network["found"].as_str().unwrap();
+    assert!(found.contains("CAP_SYS_ADMIN"), "{found}");
 
     mode(&home.path("models"), 0o555);
     let Some(command) = of_nobody(&home, &args) else {

@@ -14,6 +14,7 @@ mod http;
 mod inventions;
 mod kills;
 mod kinds;
+mod networks;
 mod pictures;
 mod planted;
 mod program;

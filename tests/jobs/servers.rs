@@ -2,20 +2,30 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 use worker_tests::wait::until;
 use worker_tests::{Api, FileServer, Home, PluginFolder, Worker, built, offers};
 
-struct Rig {
-    home: Home,
+pub(crate) struct Rig {
+    pub(crate) home: Home,
     folder: PluginFolder,
-    worker: Worker,
+    pub(crate) worker: Worker,
     api: Api,
 }
 
 impl Rig {
-    async fn start(config: &str) -> Self {
+    pub(crate) async fn start(config: &str) -> Self {
+        let started = Self::start_as(config, |command, _| Some(command)).await;
+        started.expect("nothing is in its way")
+    }
+
+    /// With a worker that is started in some way of its own; none where it cannot be.
+    pub(crate) async fn start_as(
+        config: &str,
+        change: impl FnOnce(Command, &Home) -> Option<Command>,
+    ) -> Option<Self> {
         let home = Home::new();
         home.configure(config);
         let bin = home.path(".local/bin");
@@ -24,17 +34,19 @@ impl Rig {
         let folder = PluginFolder::first_party().add("scripted").grant(
             "[plugins.scripted]\nprograms = [\"stand-in\"]\nenvironment = [\"STAND_IN_MODE\"]",
         );
-        let worker = home.start_with(folder.path(), &[]);
+        let mut command = home.command(&["run", "--plugins"]);
+        command.arg(folder.path());
+        let worker = Worker::start(change(command, &home)?, &home.path("local-api.json"));
         let api = worker.connected().await;
-        Self {
+        Some(Self {
             home,
             folder,
             worker,
             api,
-        }
+        })
     }
 
-    async fn history(&self, job: &str, script: Value) -> Vec<Value> {
+    pub(crate) async fn history(&self, job: &str, script: Value) -> Vec<Value> {
         let task = json!({ "kind": "scripted", "script": script });
         let claim = offers::claim(job, "scripted", task, offers::source("scripted"));
         let id = self.api.offer(&claim).await;
@@ -42,13 +54,13 @@ impl Rig {
         answer["history"].as_array().unwrap().clone()
     }
 
-    async fn servers(&self) -> Vec<Value> {
+    pub(crate) async fn servers(&self) -> Vec<Value> {
         let status = self.api.get("/daemon/status").await;
         status["servers"].as_array().unwrap().clone()
     }
 }
 
-fn call(options: &[&str], target: &str) -> Value {
+pub(crate) fn call(options: &[&str], target: &str) -> Value {
     let arguments: Vec<Value> = options
         .iter()
         .map(|word| match word.strip_prefix("--") {

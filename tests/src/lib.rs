@@ -27,6 +27,7 @@ pub mod needs;
 pub mod offers;
 pub mod ranges;
 pub mod registry;
+pub mod rights;
 pub mod sd_cli;
 pub mod search;
 pub mod studio;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::ending::RunError;
 use crate::environment::{check_env_name, check_env_value};
+use crate::network::Network;
 use crate::sandbox::SandboxPolicy;
 use crate::watch::Clock;
 
@@ -107,6 +108,8 @@ pub struct Invocation {
     pub written: Vec<PathBuf>,
     /// What it may reach. None: whatever the worker's user may.
     pub sandbox: Option<SandboxPolicy>,
+    /// The network that it runs in. None: the worker's.
+    pub network: Option<Network>,
 }
 
 impl Invocation {
@@ -127,6 +130,7 @@ impl Invocation {
             progress: Clock::default(),
             written: Vec::new(),
             sandbox: None,
+            network: None,
         }
     }
 

@@ -22,6 +22,7 @@ mod locks;
 mod machine;
 mod marker;
 mod memory;
+mod network;
 #[cfg(target_os = "linux")]
 mod orphans;
 #[cfg(not(target_os = "linux"))]
@@ -47,6 +48,7 @@ pub use library::{is_library_here, library};
 pub use machine::{Gpu, Machine, MachineState, gib};
 pub use marker::{MarkError, Marked, mark};
 pub use memory::default_memory_limit;
+pub use network::{Network, NoNetwork, ServerNetwork, server_network};
 pub use programs::{DigestError, ProbeError, ProbeLimits, Programs};
 pub use provision::{
     Archive, ArchiveError, ArchiveLimits, KnownArchive, KnownError, ProvisionError, Releases,

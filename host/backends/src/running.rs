@@ -124,6 +124,7 @@ pub async fn start(
         group: control,
         confinement: confinement.transpose().map_err(sandbox_error)?,
         file_bytes: invocation.limits.file_bytes,
+        network: invocation.network.clone(),
     };
     let kills_before = memory::kernel_kills();
     let started = Instant::now();

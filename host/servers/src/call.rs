@@ -109,7 +109,7 @@ pub(crate) async fn perform(
     loop {
         instance.count_call();
         let head = send(
-            instance.address,
+            &instance.place,
             &request.method,
             &request.target,
             &request.headers,

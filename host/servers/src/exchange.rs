@@ -4,7 +4,6 @@
 //! call bear upon another. What comes back is bounded before it is read.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,9 +13,10 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+use crate::place::Place;
 
 /// How long connecting may take; on one machine it takes none.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -55,13 +55,13 @@ impl Drop for Connection {
 
 /// Sends a request. The target was checked; `Host` and `Connection` are set here.
 pub(crate) async fn send(
-    address: SocketAddr,
+    place: &Place,
     method: &Method,
     target: &str,
     headers: &HeaderMap,
     body: Bytes,
 ) -> Result<Head, Failed> {
-    let stream = timeout(CONNECT, TcpStream::connect(address))
+    let stream = timeout(CONNECT, place.connect())
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(Failed::Connect)?;
@@ -78,7 +78,7 @@ pub(crate) async fn send(
         .method(method)
         .uri(target)
         .body(Full::new(body))?;
-    let host = HeaderValue::from_str(&address.to_string()).map_err(http::Error::from)?;
+    let host = HeaderValue::from_str(&place.address().to_string()).map_err(http::Error::from)?;
     *request.headers_mut() = headers.clone();
     request.headers_mut().insert(HOST, host);
     request
@@ -111,7 +111,7 @@ impl Head {
 }
 
 /// The status that a server answers with on its ready path; none without an answer in HTTP.
-pub(crate) async fn ready_status(address: SocketAddr, path: &str) -> Option<StatusCode> {
-    let answer = send(address, &Method::GET, path, &HeaderMap::new(), Bytes::new()).await;
+pub(crate) async fn ready_status(place: &Place, path: &str) -> Option<StatusCode> {
+    let answer = send(place, &Method::GET, path, &HeaderMap::new(), Bytes::new()).await;
     answer.ok().map(|head| head.status)
 }

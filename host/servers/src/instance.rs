@@ -1,12 +1,13 @@
 //! One process of a server.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+
+use crate::place::Place;
 
 /// Batches of lines that may wait for whoever reads them during a call. More are dropped: they are for looking at.
 const LINE_BATCHES: usize = 16;
@@ -25,7 +26,7 @@ pub(crate) struct Gone {
 /// A process that was started; ready or not, running or gone.
 #[derive(Debug)]
 pub(crate) struct Instance {
-    pub(crate) address: SocketAddr,
+    pub(crate) place: Place,
     pub(crate) pid: i32,
     pub(crate) since: SystemTime,
     pub(crate) calls: AtomicU64,
@@ -35,9 +36,9 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    pub(crate) fn new(address: SocketAddr, pid: i32, gone: watch::Receiver<Option<Gone>>) -> Self {
+    pub(crate) fn new(place: Place, pid: i32, gone: watch::Receiver<Option<Gone>>) -> Self {
         Self {
-            address,
+            place,
             pid,
             since: SystemTime::now(),
             calls: AtomicU64::new(0),

@@ -1,7 +1,6 @@
 //! Starting a server's process, and looking after it until it is gone.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +9,14 @@ use http::StatusCode;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use worker_backends::{Exit, Invocation, RunError, Running, SandboxPolicy};
+use worker_backends::{Exit, Invocation, Network, RunError, Running, SandboxPolicy};
 
 use crate::error::ServerError;
 use crate::exchange;
 use crate::instance::{Gone, Instance};
 use crate::launch::{HOST, Holds};
 use crate::limits::Limits;
+use crate::place::Place;
 use crate::port::{self, Holder};
 use crate::shown::random;
 use crate::slot::Slot;
@@ -48,8 +48,12 @@ pub(crate) async fn start(
     cancel: &CancellationToken,
 ) -> Result<Arc<Instance>, ServerError> {
     for _ in 0..PORT_TRIES {
-        let port = port::free()?;
-        let instance = spawn(slot, holds, limits, folder, port).await?;
+        let network = match slot.launch.own_network {
+            true => Network::or_shared().await,
+            false => None,
+        };
+        let place = Place::free(network).await?;
+        let instance = spawn(slot, holds, limits, folder, place).await?;
         let unfinished = Ends(Some(instance.clone()));
         let ready = tokio::select! {
             ready = until_ready(slot, limits, &instance) => ready,
@@ -64,7 +68,7 @@ pub(crate) async fn start(
         let ready = match ready {
             Err(NotReady::Died) if gone.open => Err(NotReady::Open),
             // There are programs that find their port taken and end as if all were well.
-            Err(NotReady::Died) if is_taken(port, instance.pid).await => Err(NotReady::Conflict),
+            Err(NotReady::Died) if is_taken(&instance).await => Err(NotReady::Conflict),
             other => other,
         };
         match ready {
@@ -150,10 +154,17 @@ impl Absence {
     }
 }
 
-/// Whether somebody else listens on the port.
-async fn is_taken(port: u16, group: i32) -> bool {
-    let holder = tokio::task::spawn_blocking(move || port::holder(port, group)).await;
-    matches!(holder, Ok(Holder::Other))
+/// Whether somebody else listens on its port.
+async fn is_taken(instance: &Instance) -> bool {
+    matches!(holder(instance).await, Holder::Other)
+}
+
+/// Who listens on its port.
+async fn holder(instance: &Instance) -> Holder {
+    let (place, group) = (instance.place.clone(), instance.pid);
+    let look = move || port::holder(place.tables(), place.port(), group);
+    let looked = tokio::task::spawn_blocking(look).await;
+    looked.unwrap_or(Holder::Unknown)
 }
 
 async fn until_ready(slot: &Slot, limits: &Limits, instance: &Instance) -> Result<(), NotReady> {
@@ -161,13 +172,11 @@ async fn until_ready(slot: &Slot, limits: &Limits, instance: &Instance) -> Resul
     let ready = async {
         let (mut pause, mut absence) = (FIRST_LOOK, Absence::default());
         loop {
-            let (port, group) = (instance.address.port(), instance.pid);
-            let holder = tokio::task::spawn_blocking(move || port::holder(port, group)).await;
-            let status = match holder.unwrap_or(Holder::Unknown) {
+            let status = match holder(instance).await {
                 Holder::Other => return Err(NotReady::Conflict),
                 Holder::GroupOpen => return Err(NotReady::Open),
                 Holder::Group | Holder::Unknown => {
-                    let asked = exchange::ready_status(instance.address, &slot.launch.ready);
+                    let asked = exchange::ready_status(&instance.place, &slot.launch.ready);
                     timeout(LOOK_LIMIT, asked).await.unwrap_or_default()
                 }
                 Holder::Nobody => None,
@@ -194,13 +203,13 @@ async fn spawn(
     holds: &Holds,
     limits: &Limits,
     folder: &Path,
-    port: u16,
+    place: Place,
 ) -> Result<Arc<Instance>, ServerError> {
     let dir = Folder::make(folder)?;
     let launch = &slot.launch;
     let mut invocation = Invocation::new(
         launch.path.clone(),
-        launch.words(port),
+        launch.words(place.port()),
         dir.0.clone(),
         Duration::MAX,
     );
@@ -216,9 +225,10 @@ async fn spawn(
     invocation.written = vec![dir.0.clone()];
     invocation.sandbox = launch.sandbox.clone().map(|policy| SandboxPolicy {
         scratch: dir.0.clone(),
-        listen: Some(port),
+        listen: Some(place.port()),
         ..policy
     });
+    invocation.network = place.network().cloned();
     let cache = invocation
         .sandbox
         .as_ref()
@@ -227,15 +237,15 @@ async fn spawn(
     let (lines, inbox) = mpsc::channel(LINE_BATCHES);
     let running = worker_backends::start(&invocation, lines).await?;
     let (tell, gone) = watch::channel(None);
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let instance = Arc::new(Instance::new(address, running.id(), gone));
+    let instance = Arc::new(Instance::new(place, running.id(), gone));
     {
         let mut state = slot.lock();
         state.instance = Some(instance.clone());
         state.starts += 1;
     }
     tracing::info!(
-        target: "server", plugin = launch.plugin, program = launch.program, pid = instance.pid, port, "started"
+        target: "server", plugin = launch.plugin, program = launch.program, pid = instance.pid,
+        port = instance.place.port(), own_network = instance.place.network().is_some(), "started"
     );
     let keeper = Keeper {
         slot: slot.clone(),
@@ -294,7 +304,7 @@ impl Keeper {
         } = &self;
         let is_idle = slot.idle(*idle, instance);
         tokio::pin!(is_idle);
-        let is_open = is_open(instance.pid);
+        let is_open = is_open(instance);
         tokio::pin!(is_open);
         let mut open = false;
         let ended = loop {
@@ -344,10 +354,15 @@ impl Keeper {
 
 /// Comes back when a process of the group listens for other machines. No rule of the kernel keeps it from that: a socket that
 /// listens without an address gets all of them.
-async fn is_open(group: i32) {
+///
+/// In a network of its own there are no other machines. It is ended all the same: whether a release does what it is told must
+/// not depend on the rights of the worker that tries it first.
+async fn is_open(instance: &Instance) {
     loop {
         sleep(OPEN_LOOK).await;
-        let looked = tokio::task::spawn_blocking(move || port::is_open(group)).await;
+        let (place, group) = (instance.place.clone(), instance.pid);
+        let look = move || port::is_open(place.tables(), group);
+        let looked = tokio::task::spawn_blocking(look).await;
         if let Ok(Some(true)) = looked {
             return;
         }

@@ -47,6 +47,8 @@ pub struct Launch {
     /// What it may reach besides its own folder and port: the files themselves and the folders that show them. None: what
     /// the worker's user may.
     pub sandbox: Option<SandboxPolicy>,
+    /// Whether it gets a network of its own, where the worker can make one.
+    pub own_network: bool,
     /// Bounds on what it writes. Silence and progress say nothing about a server that waits.
     pub limits: Limits,
     /// Kept for as long as its process runs: what keeps its files where they are.
@@ -146,6 +148,7 @@ mod tests {
             parallel: 1,
             start: Duration::from_secs(1),
             sandbox: None,
+            own_network: true,
             limits: Limits::default(),
             holds: Holds::default(),
         }

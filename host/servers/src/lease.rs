@@ -127,7 +127,7 @@ impl Lease {
     async fn interrupt(&self, on_cancel: Option<&Request>) {
         if let Some(request) = on_cancel {
             let asked = send(
-                self.instance.address,
+                &self.instance.place,
                 &request.method,
                 &request.target,
                 &request.headers,

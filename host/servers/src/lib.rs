@@ -12,6 +12,7 @@ mod keep;
 mod launch;
 mod lease;
 mod limits;
+mod place;
 mod port;
 mod servers;
 mod shown;

@@ -5,8 +5,10 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+
+use tokio::net::TcpSocket;
 
 /// Who listens on a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,19 +25,17 @@ pub(crate) enum Holder {
     Unknown,
 }
 
-/// A port of 127.0.0.1 that is free now.
-pub(crate) fn free() -> io::Result<u16> {
-    // Taken without SO_REUSEADDR tricks: the standard library sets it only so that a port in TIME_WAIT can be had, and
-    // the kernel never gives one with port 0 that somebody listens on.
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
+/// A port of 127.0.0.1 that is free now, in the network of the socket, which is given up for it.
+pub(crate) fn free(socket: TcpSocket) -> io::Result<u16> {
+    // The kernel never gives one with port 0 that somebody has.
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    Ok(socket.local_addr()?.port())
 }
 
-/// Who listens on the port now, as seen for a process group.
-pub(crate) fn holder(port: u16, group: i32) -> Holder {
-    let tables =
-        ["/proc/self/net/tcp", "/proc/self/net/tcp6"].map(|path| fs::read_to_string(path).ok());
+/// Who listens on the port now, as seen for a process group. `tables` is what the kernel tells of the network that the port
+/// is in.
+pub(crate) fn holder(tables: &Path, port: u16, group: i32) -> Holder {
+    let tables = ["tcp", "tcp6"].map(|name| fs::read_to_string(tables.join(name)).ok());
     let [Some(four), six] = tables else {
         return Holder::Unknown;
     };
@@ -60,10 +60,11 @@ pub(crate) fn holder(port: u16, group: i32) -> Holder {
     }
 }
 
-/// Whether a process of the group listens for other machines, on whichever port. None where this system does not say.
-pub(crate) fn is_open(group: i32) -> Option<bool> {
-    let four = fs::read_to_string("/proc/self/net/tcp").ok()?;
-    let six = fs::read_to_string("/proc/self/net/tcp6").unwrap_or_default();
+/// Whether a process of the group listens for other machines in the network of these tables, on whichever port. None where
+/// this system does not say.
+pub(crate) fn is_open(tables: &Path, group: i32) -> Option<bool> {
+    let four = fs::read_to_string(tables.join("tcp")).ok()?;
+    let six = fs::read_to_string(tables.join("tcp6")).unwrap_or_default();
     let mut found = listeners(&four, None);
     found.extend(listeners(&six, None));
     found.retain(|listener| !listener.loopback);
@@ -168,7 +169,11 @@ fn group_of(process: &Path) -> Option<i32> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    const TABLES: &str = "/proc/self/net";
 
     fn own_group() -> i32 {
         group_of(Path::new("/proc/self")).unwrap()
@@ -179,17 +184,21 @@ mod tests {
     fn who_listens_is_known() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert_eq!(holder(port, own_group()), Holder::Group);
-        assert_eq!(holder(port, i32::MAX), Holder::Other);
+        assert_eq!(holder(Path::new(TABLES), port, own_group()), Holder::Group);
+        assert_eq!(holder(Path::new(TABLES), port, i32::MAX), Holder::Other);
         drop(listener);
-        assert_eq!(holder(port, own_group()), Holder::Nobody);
+        assert_eq!(holder(Path::new(TABLES), port, own_group()), Holder::Nobody);
         let open = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         assert_eq!(
-            holder(open.local_addr().unwrap().port(), own_group()),
+            holder(
+                Path::new(TABLES),
+                open.local_addr().unwrap().port(),
+                own_group()
+            ),
             Holder::GroupOpen
         );
-        assert_eq!(is_open(own_group()), Some(true));
-        assert_eq!(is_open(i32::MAX), Some(false));
+        assert_eq!(is_open(Path::new(TABLES), own_group()), Some(true));
+        assert_eq!(is_open(Path::new(TABLES), i32::MAX), Some(false));
     }
 
     #[test]

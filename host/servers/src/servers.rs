@@ -50,8 +50,10 @@ pub struct Status {
     pub model: String,
     /// Number of its process.
     pub pid: i32,
-    /// Port on 127.0.0.1.
+    /// Port on 127.0.0.1, of its own network or of the worker's.
     pub port: u16,
+    /// Whether the network is its own.
+    pub own_network: bool,
     /// When its process was started.
     pub since: SystemTime,
     /// Requests it got, repeats counted.
@@ -338,7 +340,8 @@ fn status(slot: &Slot) -> Option<Status> {
         program: slot.launch.program.clone(),
         model: state.model.clone(),
         pid: instance.pid,
-        port: instance.address.port(),
+        port: instance.place.port(),
+        own_network: instance.place.network().is_some(),
         since: instance.since,
         calls: instance.calls.load(Ordering::Relaxed),
         starts: state.starts,

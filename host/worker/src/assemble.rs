@@ -295,6 +295,8 @@ pub(crate) fn mark_programs(paths: &Paths, settings: &Settings) -> Result<(), Fa
     }
     let marked = worker_backends::mark(&paths.state)?;
     tracing::info!(target: "worker", "programs are held to their memory by {}", worker_backends::memory_keeper());
+    let network = worker_backends::server_network(settings.programs.sandbox);
+    tracing::info!(target: "worker", "warm servers listen in {network}");
     match marked {
         Marked::Ended(0) => {}
         Marked::Ended(count) => {

@@ -11,6 +11,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
+use worker_backends::ServerNetwork;
 use worker_config::{ConfigFile, Environment, Settings};
 use worker_plugins::Generation;
 use worker_runner::{MissingProgram, Programs, Runner};
@@ -32,6 +33,7 @@ pub(crate) struct Control {
     pub(crate) models_root: PathBuf,
     pub(crate) studio: String,
     pub(crate) embedded: bool,
+    pub(crate) server_network: ServerNetwork,
     pub(crate) url: String,
     pub(crate) started: SystemTime,
     /// Cancelled by `POST /daemon/shutdown`: the same as a first signal.
@@ -132,6 +134,7 @@ impl Control {
             "sessions": self.states.sessions(),
             "heartbeat": heartbeat,
             "memoryLimit": memory_limit(),
+            "serverNetwork": server_network(&self.server_network),
             "vramTotalGb": capabilities.vram_total_gb,
             "vramThresholdGb": capabilities.vram_threshold_gb,
             "currentJobId": current.as_ref().map(|job| job.job_id.to_string()),
@@ -151,6 +154,7 @@ impl Control {
                 "model": server.model,
                 "pid": server.pid,
                 "port": server.port,
+                "network": network(server.own_network),
                 "startedAt": timestamp(server.since),
                 "calls": server.calls,
                 "starts": server.starts,
@@ -168,6 +172,15 @@ impl Control {
 fn memory_limit() -> Value {
     let keeper = worker_backends::memory_keeper();
     json!({ "by": if keeper.is_kernel() { "kernel" } else { "worker" }, "detail": keeper.to_string() })
+}
+
+/// In which network servers run.
+fn server_network(network: &ServerNetwork) -> Value {
+    json!({ "network": self::network(network.is_own()), "detail": network.to_string() })
+}
+
+fn network(is_own: bool) -> &'static str {
+    if is_own { "own" } else { "shared" }
 }
 
 /// The plugins of a generation, for `status` and `plugin list`.

@@ -149,6 +149,7 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
         models_root: settings.models_root.clone(),
         studio: base.to_string(),
         embedded: studio.is_some(),
+        server_network: worker_backends::server_network(settings.programs.sandbox),
         url: url.clone(),
         started: SystemTime::now(),
         shutdown: shutdown.clone(),

@@ -11,7 +11,7 @@ use std::ffi::{c_int, c_void};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use rustix::process::{Pid, WaitOptions, waitpid};
 
@@ -51,6 +51,7 @@ pub(super) fn start(
         ],
         entrance: entrance.map(AsRawFd::as_raw_fd),
         error: AtomicI32::new(0),
+        shut_out: AtomicBool::new(false),
     };
     let id = with_signals_blocked(|| bear(&plan))??;
     match plan.error.load(Ordering::Acquire) {
@@ -65,7 +66,12 @@ pub(super) fn start(
         number => {
             // It has ended, and waits to be waited for.
             while let Err(rustix::io::Errno::INTR) = waitpid(Some(id), WaitOptions::empty()) {}
-            Err(io::Error::from_raw_os_error(number))
+            let error = io::Error::from_raw_os_error(number);
+            if plan.shut_out.load(Ordering::Acquire) {
+                let about = format!("its network namespace cannot be entered: {error}");
+                return Err(io::Error::other(about));
+            }
+            Err(error)
         }
     }
 }

@@ -5,10 +5,11 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use super::Start;
 use super::image::Image;
+use super::namespaces::enter_network;
 use crate::sandbox::Confinement;
 
 /// All that a child needs to know.
@@ -22,6 +23,8 @@ pub(super) struct Plan<'a> {
     pub(super) entrance: Option<RawFd>,
     /// Where it leaves the number of the error that kept it from becoming the program.
     pub(super) error: AtomicI32,
+    /// Whether that was at the entrance of its network: its number alone would be taken for one about the program.
+    pub(super) shut_out: AtomicBool,
 }
 
 impl Plan<'_> {
@@ -42,7 +45,17 @@ impl Plan<'_> {
         self.image.enter_directory()?;
         lead_group()?;
         heed_signals()?;
+        self.enter_network()?;
         harden(self.parent, self.start, self.entrance)
+    }
+
+    /// First of all that confines it, since the rest takes away what this needs.
+    fn enter_network(&self) -> io::Result<()> {
+        let Some(network) = &self.start.network else {
+            return Ok(());
+        };
+        enter_network(network.entrance())
+            .inspect_err(|_| self.shut_out.store(true, Ordering::Release))
     }
 }
 
@@ -119,6 +132,15 @@ fn harden(parent: libc::pid_t, start: &Start, entrance: Option<RawFd>) -> io::Re
         {
             return Err(io::Error::last_os_error());
         }
+        // A worker that may make network namespaces by capabilities of its service does not pass them on. Kernels that
+        // know of none (before 4.3) refuse, and have nothing to clear.
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL,
+            0,
+            0,
+            0,
+        );
         // A program with the set-user-id bit gains nothing.
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
         // A core of a program that holds a model takes minutes and gigabytes to write.

@@ -15,6 +15,8 @@ mod born;
 mod child;
 #[cfg(target_os = "linux")]
 mod image;
+#[cfg(target_os = "linux")]
+mod namespaces;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -30,7 +32,11 @@ use tokio::sync::oneshot;
 use crate::cgroup::RunGroup;
 use crate::group::Group;
 use crate::marker::Mark;
+use crate::network::Network;
 use crate::sandbox::Confinement;
+
+#[cfg(target_os = "linux")]
+pub(crate) use namespaces::leave_network;
 
 /// A program that runs, and the ends of its pipes.
 pub(crate) struct Spawned {
@@ -74,6 +80,9 @@ pub(crate) struct Start {
     pub(crate) file_bytes: Option<u64>,
     /// The control group that it runs in, with the file by which it joins.
     pub(crate) group: Option<(RunGroup, OwnedFd)>,
+    /// The network that it runs in; none: the worker's.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "there is none"))]
+    pub(crate) network: Option<Network>,
 }
 
 struct Request {

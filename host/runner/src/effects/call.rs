@@ -128,6 +128,7 @@ fn launch(
         start: Duration::from_millis(serves.start_ms.into()),
         // The server's own folder takes the place of the job's.
         sandbox: rules.policy(identity, program, &files.scratch().home(), readable),
+        own_network: rules.sandbox,
         limits: rules.limits(),
         holds: places.holds,
     })

@@ -1,5 +1,6 @@
 //! When a server ends.
 
+use std::net::TcpStream;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -28,14 +29,33 @@ async fn nobody_asks_so_it_goes() {
 
 #[tokio::test]
 async fn one_that_listens_for_other_machines_later_is_ended() {
-    let rig = Rig::new();
-    let server = launch(&[]);
-    let lease = rig.lease(&server).await.unwrap();
-    let pid = lease.id();
-    rig.ask(lease, &get("/v1/open"), None, &CancellationToken::new())
-        .await
-        .unwrap();
-    until("its end", || !is_there(pid)).await;
+    // In a network of its own nobody reaches it until then, in the worker's everybody does.
+    for own_network in [true, false] {
+        let rig = Rig::new();
+        let mut server = launch(&[]);
+        server.own_network = own_network;
+        let lease = rig.lease(&server).await.unwrap();
+        let pid = lease.id();
+        rig.ask(lease, &get("/v1/open"), None, &CancellationToken::new())
+            .await
+            .unwrap();
+        let own_network = rig.servers.list().iter().any(|server| server.own_network);
+        if let (true, Some(port)) = (own_network, open_port(pid)) {
+            TcpStream::connect(("127.0.0.1", port)).unwrap_err();
+        }
+        until("its end", || !is_there(pid)).await;
+    }
+}
+
+/// The port on which a process listens for everybody in its network.
+fn open_port(pid: i32) -> Option<u16> {
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).ok()?;
+    table.lines().find_map(|line| {
+        let (address, rest) = line.split_once(" 00000000:")?;
+        let (port, rest) = rest.split_once(' ')?;
+        (address.ends_with(':') && rest.starts_with("00000000:0000 0A"))
+            .then(|| u16::from_str_radix(port, 16).unwrap())
+    })
 }
 
 #[tokio::test]

@@ -96,6 +96,7 @@ pub(crate) fn launch(options: &[&str]) -> Launch {
         parallel: 1,
         start: LIMIT,
         sandbox: None,
+        own_network: true,
         limits: worker_backends::Limits::default(),
         holds: worker_servers::Holds::default(),
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
-use worker_backends::{Machine, gib, memory_keeper, vulkan};
+use worker_backends::{Machine, gib, memory_keeper, server_network, vulkan};
 use worker_config::Paths;
 
 use super::Check;
@@ -15,7 +15,8 @@ use crate::client::Client;
 /// How long the running worker may take to say how it holds programs. It answers from memory.
 const LIMIT: Duration = Duration::from_secs(5);
 
-pub(super) async fn checks(paths: &Paths) -> Vec<Check> {
+/// `sandbox` is whether the configuration wants programs kept in one.
+pub(super) async fn checks(paths: &Paths, sandbox: bool) -> Vec<Check> {
     let state = Machine::new(paths.programs.join("work"))
         .state(&CancellationToken::new())
         .await;
@@ -49,7 +50,9 @@ pub(super) async fn checks(paths: &Paths) -> Vec<Check> {
     if cfg!(target_os = "linux") {
         checks.push(vulkan_check());
         checks.push(sandbox_check());
-        checks.push(limit_check(paths).await);
+        let status = status(paths).await;
+        checks.push(limit_check(status.as_ref()));
+        checks.push(network_check(status.as_ref(), sandbox));
     }
     checks
 }
@@ -93,11 +96,12 @@ fn sandbox_check() -> Check {
 
 /// Who holds programs to their memory: as the running worker says, since a service is in another control group than this
 /// command; else what a worker started from here would do.
-async fn limit_check(paths: &Paths) -> Check {
+fn limit_check(status: Option<&Value>) -> Check {
     let check = "memory.limit";
     let next = "start the worker as a service of its own with Delegate=yes, so that the kernel does; docs/sandbox.md shows how";
-    let (is_kernel, found) = match told(paths).await {
-        Some((is_kernel, detail)) => (is_kernel, format!("the running worker: {detail}")),
+    let told = status.and_then(|status| told(status, "memoryLimit", "by"));
+    let (is_kernel, found) = match told {
+        Some((by, detail)) => (by == "kernel", format!("the running worker: {detail}")),
         None => {
             let keeper = memory_keeper();
             (keeper.is_kernel(), format!("started from here: {keeper}"))
@@ -110,11 +114,36 @@ async fn limit_check(paths: &Paths) -> Check {
     }
 }
 
-async fn told(paths: &Paths) -> Option<(bool, String)> {
+/// Whether warm servers have a network each: as the running worker says, since its rights may be other ones than this
+/// command's; else what a worker started from here would do.
+fn network_check(status: Option<&Value>, sandbox: bool) -> Check {
+    let check = "server.network";
+    let next = "nothing, unless others have accounts or programs on this machine; else see docs/servers.md for what the worker needs, and what that costs";
+    let told = status.and_then(|status| told(status, "serverNetwork", "network"));
+    let (is_own, found) = match told {
+        Some((network, detail)) => (network == "own", format!("the running worker: {detail}")),
+        None => {
+            let network = server_network(sandbox);
+            (network.is_own(), format!("started from here: {network}"))
+        }
+    };
+    if is_own {
+        Check::ok(check, found)
+    } else {
+        Check::warning(check, found, next)
+    }
+}
+
+/// What the running worker says of itself.
+async fn status(paths: &Paths) -> Option<Value> {
     let client = Client::find(paths).ok()??;
     let asked = client.json(Method::GET, "/daemon/status", None);
-    let status: Value = tokio::time::timeout(LIMIT, asked).await.ok()?.ok()?;
-    let limit = status.get("memoryLimit")?;
-    let detail = limit.get("detail")?.as_str()?.to_owned();
-    Some((limit.get("by")? == "kernel", detail))
+    tokio::time::timeout(LIMIT, asked).await.ok()?.ok()
+}
+
+/// Which of two is in force, and the same for people.
+fn told(status: &Value, field: &str, which: &str) -> Option<(String, String)> {
+    let field = status.get(field)?;
+    let detail = field.get("detail")?.as_str()?.to_owned();
+    Some((field.get(which)?.as_str()?.to_owned(), detail))
 }

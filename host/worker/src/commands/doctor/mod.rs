@@ -90,7 +90,7 @@ pub(crate) async fn run<W: Write>(
 ) -> Result<(), Failure> {
     let parts = tokio::time::timeout(PARTS_LIMIT, parts::checks(paths, settings, plugins));
     let studio = studio::checks(paths, settings);
-    let machine = machine::checks(paths);
+    let machine = machine::checks(paths, settings.programs.sandbox);
     let (parts, studio, machine) = tokio::join!(parts, studio, machine);
     let mut checks = places::checks(paths, settings);
     checks.extend(parts.unwrap_or_else(|_| {
