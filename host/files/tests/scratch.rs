@@ -136,7 +136,7 @@ fn what_no_path_leads_to_is_told_and_goes() {
     let outside = tempfile::tempdir().unwrap();
     fs::write(outside.path().join("keep"), "").unwrap();
     // The second are more than a process may have descriptors.
-    for (count, name) in [(25, "d".repeat(200)), (1_500, "d".to_owned())] {
+    for (count, name) in [(25, "d".repeat(200)), (2_500, "d".to_owned())] {
         let tree = dir.path().join("tree");
         fs::create_dir_all(tree.join("a/b")).unwrap();
         assert_eq!(all_of(&tree), Walk::Whole);

@@ -18,6 +18,10 @@ use super::{ModelCache, remove_if_there};
 /// have gone on with; longer keeps dead weight.
 const PARTIAL_AGE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
+/// Least room that a download leaves on the disk. Less than a download itself leaves, 64 MiB, would have it fail although
+/// something might have gone; more removes models that might stay.
+const SPARE: u64 = 64 << 20;
+
 /// What was removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Freed {
@@ -101,7 +105,8 @@ impl ModelCache {
     fn make_room_on_disk(&self, key: &CacheKey, approx: u64) -> Result<(), CacheError> {
         let partial = self.partial_path(key);
         let there = fs::symlink_metadata(&partial).map_or(0, |found| found.blocks() * 512);
-        let needed = approx.saturating_add(approx / 10).saturating_sub(there);
+        let spare = (approx / 10).max(SPARE);
+        let needed = approx.saturating_add(spare).saturating_sub(there);
         let mut free = self.free_bytes()?;
         if needed > free && self.sweep_quarantine().0 > 0 {
             free = self.free_bytes()?;
