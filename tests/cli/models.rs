@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -508,4 +508,55 @@ async fn a_full_disk_ends_a_download_at_once() {
         "{failed}"
     );
     assert_eq!(host.asked("/sized").len(), 2);
+}
+
+/// One that cannot be read is named, and says nothing of the others.
+#[tokio::test]
+async fn one_that_cannot_be_read_keeps_no_other_from_being_verified() {
+    let host = Host::start(|_| Answer::ok("GGUF weights")).await;
+    let rig = Rig::new();
+    let wanted = ["a.gguf", "b.gguf"].map(|name| file(&host.url(&format!("/{name}")), name));
+    rig.pulled(&wanted).await.ok();
+    let models = rig.list().await;
+    let path = PathBuf::from(models[0]["path"].as_str().unwrap());
+    fs::remove_file(&path).unwrap();
+    symlink("/dev/null", &path).unwrap();
+    let ended = rig.models(&["verify", "--json"]).await;
+    assert_eq!(ended.code(), 1);
+    let told: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(told[0]["verdict"], "unreadable", "{told}");
+    assert_eq!(told[1]["verdict"], "ok", "{told}");
+    assert!(ended.error().contains("1 models could not be read"));
+}
+
+/// With a budget the operator lets models go: for the disk as for the budget.
+#[tokio::test]
+async fn a_full_disk_takes_what_was_used_longest_ago_where_there_is_a_budget() {
+    let body = vec![7; 3 << 20];
+    let host = Host::start(move |_| Answer::ok(&body)).await;
+    for budget in [true, false] {
+        let rig = Rig::new();
+        rig.home
+            .configure(if budget { "models_budget_gb = 1" } else { "" });
+        let mut command = rig.home.command(&["run", "--plugins"]);
+        command.arg(rig.folder.path());
+        // A download leaves 64 MiB: there is room for two.
+        let kib = (64 + 8) << 10;
+        let Some(command) = with_small_disk(&command, &rig.home.path("models"), kib) else {
+            return;
+        };
+        let worker = Worker::start(command, &rig.home.path("local-api.json"));
+        let api = worker.connected().await;
+        for (target, may) in [("/a", true), ("/b", true), ("/c", budget)] {
+            let mut wanted = file(&host.url(target), "m.gguf");
+            wanted["approx_bytes"] = json!(3 << 20);
+            let claim = Rig::claim(&target[1..], json!([{"fetch": [wanted]}]));
+            let id = api.offer(&claim).await;
+            let answer: Value = serde_json::from_slice(&api.result(&id).await).unwrap();
+            let failed = &answer["history"][0]["Failed"]["message"];
+            let said = failed.as_str().unwrap_or_default();
+            assert_eq!(failed.is_null(), may, "{target} {budget}: {answer}");
+            assert_eq!(said.contains("models gc --max GB"), !may, "{said}");
+        }
+    }
 }

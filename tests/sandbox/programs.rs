@@ -239,7 +239,19 @@ async fn other_processes_are_left_alone() {
             .arg("600")
             .spawn()
             .unwrap();
-        let script = format!("kill -KILL {} && echo did", bystander.id());
+        let pid = bystander.id().to_string();
+        for call in ["nice", "scheduler", "parameters", "disk"] {
+            for (whose, may) in [(pid.as_str(), !sandbox), ("0", true)] {
+                let job = format!("{call}-{whose}");
+                let outcome = rig.run(&job, &["slowed", call, whose]).await;
+                assert_eq!(said(&outcome) == "did", may, "{call} {whose}: {outcome}");
+            }
+        }
+        if sandbox {
+            let outcome = rig.run("nice-user", &["slowed", "nice-user", "0"]).await;
+            assert!(said(&outcome).starts_with("refused"), "{outcome}");
+        }
+        let script = format!("kill -KILL {pid} && echo did");
         let outcome = rig.run("kill", &["shell", &script]).await;
         let hit = outcome["Exited"]["stdout_tail"] == "did";
         assert_eq!(hit, !sandbox, "{outcome}");

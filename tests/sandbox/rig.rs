@@ -1,6 +1,7 @@
 //! A worker whose scripted engine runs a program that tries what it must not.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -21,15 +22,43 @@ impl Rig {
         Self::asked(home, "").await
     }
 
+    /// With a worker that permissions hold: where root runs the tests, another user's. None, said loudly, where that user cannot
+    /// run what was built.
+    pub(crate) async fn held_by_permissions(config: &str) -> Option<Self> {
+        const NOBODY: u32 = 65534;
+        if !rustix::process::geteuid().is_root() {
+            return Some(Self::start(config).await);
+        }
+        let mut tried = std::process::Command::new(built::worker());
+        tried.arg("--version").uid(NOBODY).gid(NOBODY);
+        if !tried.output().is_ok_and(|ended| ended.status.success()) {
+            let why = format!("nobody but root can run {}", built::worker().display());
+            worker_tests::needs::not_run("a program that hides what it writes", &why);
+            return None;
+        }
+        let home = Home::new();
+        home.configure(config);
+        let folder = furnish(&home, "");
+        for path in [home.path(""), folder.path().to_owned()] {
+            let mut given = std::process::Command::new("chown");
+            given.arg("-R").arg(format!("{NOBODY}:{NOBODY}")).arg(path);
+            assert!(given.status().unwrap().success());
+        }
+        let mut command = home.command(&["run", "--plugins"]);
+        command.arg(folder.path()).uid(NOBODY).gid(NOBODY);
+        let worker = Worker::start(command, &home.path("local-api.json"));
+        let api = worker.connected().await;
+        Some(Self {
+            home,
+            api,
+            worker,
+            folder,
+        })
+    }
+
     /// With what the program does while it is asked for help.
     pub(crate) async fn asked(home: Home, deeds: &str) -> Self {
-        let bin = home.path(".local/bin");
-        fs::create_dir_all(&bin).unwrap();
-        fs::copy(built::hostile_program(), bin.join("stand-in")).unwrap();
-        fs::write(bin.join("stand-in.help"), deeds).unwrap();
-        let grant =
-            "[plugins.scripted]\nprograms = [\"stand-in\"]\nenvironment = [\"STAND_IN_MODE\"]";
-        let folder = PluginFolder::first_party().add("scripted").grant(grant);
+        let folder = furnish(&home, deeds);
         let worker = home.start_with(folder.path(), &[]);
         let api = worker.connected().await;
         Self {
@@ -75,6 +104,16 @@ impl Rig {
         })
         .await;
     }
+}
+
+/// Puts the program in its place, and its plugin in a folder.
+fn furnish(home: &Home, deeds: &str) -> PluginFolder {
+    let bin = home.path(".local/bin");
+    fs::create_dir_all(&bin).unwrap();
+    fs::copy(built::hostile_program(), bin.join("stand-in")).unwrap();
+    fs::write(bin.join("stand-in.help"), deeds).unwrap();
+    let grant = "[plugins.scripted]\nprograms = [\"stand-in\"]\nenvironment = [\"STAND_IN_MODE\"]";
+    PluginFolder::first_party().add("scripted").grant(grant)
 }
 
 /// An effect that runs the program.

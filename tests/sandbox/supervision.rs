@@ -29,11 +29,12 @@ fn message(outcome: &serde_json::Value) -> (&str, bool) {
 #[tokio::test]
 async fn what_it_writes_is_bounded_while_it_runs() {
     let rig = Rig::start("program_written_mib = 64").await;
-    let rows: [(&str, &[&str]); 4] = [
+    let rows: [(&str, &[&str]); 5] = [
         ("one-file", &["fill", "big", "10240"]),
         ("a-hole", &["hole", "big", "10240"]),
         ("many-files", &["many", ".", "10240"]),
         ("no-name", &["nameless", "big", "10240"]),
+        ("buried", &["bury", "10240"]),
     ];
     for (job, words) in rows {
         let outcome = rig.run(job, words).await;
@@ -42,6 +43,27 @@ async fn what_it_writes_is_bounded_while_it_runs() {
     }
     let outcome = rig.run("fits", &["fill", "small", "8"]).await;
     assert_eq!(said(&outcome), "did", "what fits is left alone: {outcome}");
+    rig.is_well("after").await;
+}
+
+/// What nobody can list is as bounded, and is gone afterwards; a start of the worker finds nothing that it cannot remove.
+#[tokio::test]
+async fn what_it_hides_is_too_much() {
+    let config = "program_written_mib = 64\nprograms_without_sandbox = true";
+    let Some(rig) = Rig::held_by_permissions(config).await else {
+        return;
+    };
+    for (job, words) in [
+        ("shut", ["shut", "10240"]),
+        ("both", ["bury-shut", "10240"]),
+    ] {
+        let outcome = rig.run(job, &words).await;
+        let (why, retryable) = message(&outcome);
+        assert!(
+            why.contains("nobody can look into") && !retryable,
+            "{job}: {why}"
+        );
+    }
     rig.is_well("after").await;
 }
 

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::ending::{Exit, RunError};
 use crate::invocation::Invocation;
+use crate::processes;
 use crate::run::run;
 
 /// How long a measurement stands. Longer takes offers that do not fit any more; shorter runs a program for every
@@ -40,6 +42,8 @@ pub struct Gpu {
 pub struct MachineState {
     /// The GPU with the most memory; none where there is none or nothing can be asked.
     pub gpu: Option<Gpu>,
+    /// What is wrong with the NVIDIA driver, where its program is there and fails.
+    pub gpu_problem: Option<String>,
     /// Main memory that programs can still have, in bytes.
     pub host_available: Option<u64>,
 }
@@ -63,7 +67,26 @@ pub struct Machine {
     proc: PathBuf,
     work: PathBuf,
     last: Mutex<Option<(Instant, MachineState)>>,
-    failed: Mutex<Option<Instant>>,
+    failed: Mutex<Option<Failed>>,
+    /// Held while the drivers are asked: whoever comes meanwhile gets that answer.
+    asking: tokio::sync::Mutex<()>,
+}
+
+/// How the NVIDIA driver's program failed.
+#[derive(Debug, Clone)]
+struct Failed {
+    at: Instant,
+    problem: String,
+    /// The process, where not even KILL ended it: the driver holds it in the kernel.
+    stuck: Option<i32>,
+}
+
+impl Failed {
+    /// Whether the program is not to be asked yet. One more beside a stuck one would be stuck too, and take a process and a
+    /// thread for good.
+    fn holds(&self) -> bool {
+        self.at.elapsed() < AFTER_FAILURE || self.stuck.is_some_and(processes::is_there)
+    }
 }
 
 impl Machine {
@@ -95,68 +118,111 @@ impl Machine {
             work,
             last: Mutex::default(),
             failed: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
         }
     }
 
     /// The machine now, or as it was within the last two seconds.
     pub async fn state(&self, cancel: &CancellationToken) -> MachineState {
-        let last = self
-            .last
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        if let Some((at, state)) = last
-            && at.elapsed() < FRESH
-        {
+        if let Some(state) = self.fresh() {
             return state;
         }
-        let gpus = self.nvidia(cancel).await.into_iter();
+        let _asking = tokio::select! {
+            biased;
+            () = cancel.cancelled() => None,
+            asking = self.asking.lock() => Some(asking),
+        };
+        if let Some(state) = self.fresh() {
+            return state;
+        }
+        let (gpus, gpu_problem) = match self.nvidia(cancel).await {
+            Ok(gpus) => (gpus, None),
+            Err(problem) => (Vec::new(), Some(problem)),
+        };
         let gpus = gpus
+            .into_iter()
             .chain(self.amd())
             .chain(apple(&self.work, cancel).await);
         let state = MachineState {
             gpu: gpus.max_by_key(|gpu| gpu.total),
+            gpu_problem,
             host_available: self.host_available(),
         };
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((Instant::now(), state.clone()));
+        // Whoever was called away has not waited for the answer.
+        if !cancel.is_cancelled() {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some((Instant::now(), state.clone()));
+        }
         state
     }
 
-    async fn nvidia(&self, cancel: &CancellationToken) -> Vec<Gpu> {
+    fn fresh(&self) -> Option<MachineState> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref()
+            .filter(|(at, _)| at.elapsed() < FRESH)
+            .map(|(_, state)| state.clone())
+    }
+
+    /// The GPUs that the driver names; what is wrong where its program fails, or failed a moment ago.
+    async fn nvidia(&self, cancel: &CancellationToken) -> Result<Vec<Gpu>, String> {
         // Looked for each time: a driver may be installed while the worker runs.
         let Some(program) = self.nvidia_smi.iter().find(|path| path.is_file()) else {
-            return Vec::new();
+            return Ok(Vec::new());
         };
-        let failed = *self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        if failed.is_some_and(|at| at.elapsed() < AFTER_FAILURE) {
-            return Vec::new();
+        if let Some(problem) = self.known_problem() {
+            return Err(problem);
         }
+        let (problem, stuck) = match self.ask_nvidia(program, cancel).await {
+            Ok(exit) if exit.code == Some(0) => {
+                return Ok(exit.stdout_tail.lines().filter_map(parse_nvidia).collect());
+            }
+            Ok(exit) if exit.cancelled => return Ok(Vec::new()),
+            Ok(exit) if exit.timed_out => ("it does not answer".to_owned(), None),
+            Ok(exit) => {
+                let said = [exit.stdout_tail, exit.stderr_tail].concat();
+                (
+                    said.lines().next_back().unwrap_or_default().to_owned(),
+                    None,
+                )
+            }
+            Err(RunError::Unkillable { pid }) => (
+                format!(
+                    "it hangs in the driver and cannot be ended (process {pid}), so it is not asked again until that is gone: restart the machine"
+                ),
+                Some(pid),
+            ),
+            Err(error) => (error.to_string(), None),
+        };
+        tracing::warn!(program = %program.display(), problem, "the NVIDIA driver's program fails; GPU memory is unknown");
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Failed {
+            at: Instant::now(),
+            problem: problem.clone(),
+            stuck,
+        });
+        Err(problem)
+    }
+
+    /// What was wrong a moment ago, or is as long as its program is stuck.
+    fn known_problem(&self) -> Option<String> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = failed.as_ref().filter(|failed| failed.holds());
+        failed.map(|failed| failed.problem.clone())
+    }
+
+    async fn ask_nvidia(
+        &self,
+        program: &Path,
+        cancel: &CancellationToken,
+    ) -> Result<Exit, RunError> {
         let args = [
             "--query-gpu=name,memory.total,memory.free",
             "--format=csv,noheader,nounits",
         ];
         let args = args.into_iter().map(OsString::from).collect();
-        let mut invocation = Invocation::new(program.clone(), args, self.work.clone(), PATIENCE);
+        let mut invocation = Invocation::new(program.to_owned(), args, self.work.clone(), PATIENCE);
         invocation.limits.grace = Duration::from_secs(1);
         let (lines, _) = mpsc::channel(1);
-        let problem = match run(&invocation, lines, cancel).await {
-            Ok(exit) if exit.code == Some(0) => {
-                return exit.stdout_tail.lines().filter_map(parse_nvidia).collect();
-            }
-            Ok(exit) if exit.cancelled => return Vec::new(),
-            Ok(exit) if exit.timed_out => "it does not answer".to_owned(),
-            Ok(exit) => [exit.stdout_tail, exit.stderr_tail]
-                .concat()
-                .lines()
-                .next_back()
-                .unwrap_or_default()
-                .to_owned(),
-            Err(error) => error.to_string(),
-        };
-        tracing::warn!(program = %program.display(), problem, "the NVIDIA driver's program fails; GPU memory is unknown");
-        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        Vec::new()
+        run(&invocation, lines, cancel).await
     }
 
     fn amd(&self) -> Vec<Gpu> {
@@ -276,4 +342,68 @@ fn parse_nvidia(line: &str) -> Option<Gpu> {
         total: bytes(total)?,
         free: bytes(free),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A machine whose driver's program writes a line each time it is asked.
+    fn machine(dir: &Path) -> Machine {
+        let smi = dir.join("nvidia-smi");
+        let text = "#!/bin/sh\necho x >> \"${0%/*}/asked\"\nsleep 0.1\necho 'A, 1024, 512'\n";
+        fs::write(&smi, text).unwrap();
+        fs::set_permissions(&smi, fs::Permissions::from_mode(0o755)).unwrap();
+        let nowhere = dir.join("nowhere");
+        Machine::with_roots([smi], nowhere.clone(), nowhere, dir.to_owned())
+    }
+
+    fn asked(dir: &Path) -> usize {
+        let lines = fs::read_to_string(dir.join("asked")).unwrap_or_default();
+        lines.lines().count()
+    }
+
+    #[tokio::test]
+    async fn no_other_is_started_beside_one_that_cannot_be_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = machine(dir.path());
+        // Stands for one in the kernel's hands: it is there, and stays.
+        let mut stuck = std::process::Command::new("sleep");
+        let mut stuck = stuck.arg("600").spawn().unwrap();
+        let long_ago = Instant::now().checked_sub(AFTER_FAILURE).unwrap();
+        *machine.failed.lock().unwrap() = Some(Failed {
+            at: long_ago,
+            problem: "it hangs".to_owned(),
+            stuck: i32::try_from(stuck.id()).ok(),
+        });
+        let never = CancellationToken::new();
+        let state = machine.state(&never).await;
+        assert_eq!(
+            (state.gpu, state.gpu_problem.as_deref()),
+            (None, Some("it hangs"))
+        );
+        assert_eq!(asked(dir.path()), 0);
+        stuck.kill().unwrap();
+        stuck.wait().unwrap();
+        *machine.last.lock().unwrap() = None;
+        assert!(machine.state(&never).await.gpu.is_some());
+        assert_eq!(asked(dir.path()), 1);
+    }
+
+    #[tokio::test]
+    async fn who_asks_while_somebody_asks_gets_that_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = machine(dir.path());
+        let never = CancellationToken::new();
+        let cancelled = CancellationToken::new();
+        cancelled.cancel();
+        // One that was called away leaves no answer behind.
+        assert_eq!(machine.state(&cancelled).await.gpu, None);
+        let (a, b) = tokio::join!(machine.state(&never), machine.state(&never));
+        assert!(a.gpu.is_some());
+        assert_eq!(a, b);
+        assert_eq!(asked(dir.path()), 1);
+    }
 }

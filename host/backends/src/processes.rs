@@ -69,6 +69,14 @@ pub(crate) fn all() -> impl Iterator<Item = u32> {
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
+/// Whether there is such a process, dead ones that nobody waited for included.
+pub(crate) fn is_there(pid: i32) -> bool {
+    let process = rustix::process::Pid::from_raw(pid);
+    // That it may not be told anything means that it is there.
+    process
+        .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}
+
 /// What is taken from `/proc/PID/stat`.
 pub(crate) struct Stat {
     pub(crate) state: char,

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use worker_files::remove_tree;
+
 /// How long a folder waits for its next use. Shorter downloads or compiles again what an operator goes back to; longer keeps a
 /// gigabyte for each release that there ever was.
 const WAITS: Duration = Duration::from_secs(90 * 24 * 60 * 60);
@@ -24,7 +26,7 @@ pub fn remove_unused(dir: &Path) {
         let path = entry.path();
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         if is_folder && age(&path).is_some_and(|age| age > WAITS) {
-            match fs::remove_dir_all(&path) {
+            match remove_tree(&path) {
                 Ok(()) => {
                     tracing::info!(target: "job", folder = %path.display(), "removed what no program used for three months");
                 }

@@ -1,5 +1,6 @@
 //! Looks after a running program's limits: silence, progress, disk, memory, processes.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
+use worker_files::{Walk, walk};
 
 use crate::cgroup::RunGroup;
 use crate::ending::Stall;
@@ -190,27 +192,20 @@ struct Sum {
 }
 
 impl Sum {
-    /// Adds up a folder without following links. False when it holds too many entries.
+    /// Adds up a folder without following links. False when it holds too many entries, or one that cannot be looked into:
+    /// a program that hides what it writes has written too much.
     fn add(&mut self, folder: &Path) -> bool {
-        let mut folders = vec![folder.to_owned()];
-        while let Some(folder) = folders.pop() {
-            // What goes away meanwhile, or is closed to us, counts nothing.
-            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-                let Some(left) = self.left.checked_sub(1) else {
-                    return false;
-                };
-                self.left = left;
-                let Ok(metadata) = entry.metadata() else {
-                    continue;
-                };
-                if metadata.is_dir() {
-                    folders.push(entry.path());
-                } else {
-                    self.bytes = self.bytes.saturating_add(processes::size(&metadata));
-                }
+        let walked = walk(folder, |found| {
+            let Some(left) = self.left.checked_sub(1) else {
+                return ControlFlow::Break(());
+            };
+            self.left = left;
+            if !found.is_dir() {
+                self.bytes = self.bytes.saturating_add(processes::size(found));
             }
-        }
-        true
+            ControlFlow::Continue(())
+        });
+        walked == Walk::Whole
     }
 }
 
@@ -233,6 +228,23 @@ mod tests {
         let hole = std::fs::File::create(dir.path().join("hole")).unwrap();
         hole.set_len(10 << 30).unwrap();
         assert!(is_over(&folders, nobody, 9 << 30));
+    }
+
+    #[test]
+    fn what_no_path_leads_to_is_too_much() {
+        let dir = tempfile::tempdir().unwrap();
+        let folders = [dir.path().to_owned()];
+        assert!(!is_over(&folders, 0, 1 << 30));
+        let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::PATH;
+        let none = rustix::fs::Mode::empty();
+        let mut at = rustix::fs::open(dir.path(), flags, none).unwrap();
+        for _ in 0..25 {
+            let name = "d".repeat(200);
+            rustix::fs::mkdirat(&at, name.as_str(), rustix::fs::Mode::RWXU).unwrap();
+            at = rustix::fs::openat(&at, name.as_str(), flags, none).unwrap();
+        }
+        assert!(is_over(&folders, 0, 1 << 30));
+        worker_files::remove_tree(dir.path()).unwrap();
     }
 
     #[tokio::test]

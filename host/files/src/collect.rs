@@ -4,6 +4,7 @@
 //! left out, and number and size are bounded before anything is taken into the table.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use crate::job::{JobFiles, bare, limit, open_regular};
 use crate::name::{check_bare_name, check_extension};
 use crate::own_thread::file_work;
 use crate::sniff::sniff_file;
+use crate::tree::{Walk, walk};
 
 /// Most files and folders that a job's directory may hold, those that nobody takes included. More would keep the worker
 /// busy counting.
@@ -217,33 +219,32 @@ fn list(command: &CommandFiles, max: usize) -> Result<Listing, FileError> {
     Ok(listing)
 }
 
-/// Bytes that a directory takes on the disk with everything in it. Links are not followed; what a program removes or shuts
-/// meanwhile does not count.
+/// Bytes that a directory takes on the disk with everything in it. Links are not followed; what a program removes meanwhile
+/// does not count, and what it shut against us is an error.
 fn taken_by(dir: &Path) -> Result<u64, FileError> {
-    let mut left = vec![dir.to_owned()];
     let (mut bytes, mut seen) = (0u64, 0usize);
-    while let Some(dir) = left.pop() {
-        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            seen += 1;
-            if seen > MAX_SEEN {
-                return Err(FileError::TooMany {
-                    what: "everything in the job's directory",
-                    limit: MAX_SEEN,
-                });
-            }
-            let Ok(found) = fs::symlink_metadata(entry.path()) else {
-                continue;
-            };
-            if found.is_dir() {
-                left.push(entry.path());
-            } else {
-                // A file with holes takes less than its length.
-                let taken = found.len().min(found.blocks().saturating_mul(512));
-                bytes = bytes.saturating_add(taken);
-            }
+    let walked = walk(dir, |found| {
+        seen += 1;
+        if seen > MAX_SEEN {
+            return ControlFlow::Break(());
         }
+        if !found.is_dir() {
+            // A file with holes takes less than its length.
+            let taken = found.len().min(found.blocks().saturating_mul(512));
+            bytes = bytes.saturating_add(taken);
+        }
+        ControlFlow::Continue(())
+    });
+    match walked {
+        Walk::Whole => Ok(bytes),
+        Walk::Stopped => Err(FileError::TooMany {
+            what: "everything in the job's directory",
+            limit: MAX_SEEN,
+        }),
+        Walk::Closed(_) => Err(FileError::Closed {
+            path: dir.to_owned(),
+        }),
     }
-    Ok(bytes)
 }
 
 /// The files right in `dir`, but those named in `except`.

@@ -85,6 +85,12 @@ pub enum FileError {
         /// What it is instead of a file.
         path: PathBuf,
     },
+    /// Nobody knows how much is there.
+    #[error("{} holds a folder that cannot be looked into, so that what it takes is unknown: the command shut it, or nested it too deep", .path.display())]
+    Closed {
+        /// The job's directory.
+        path: PathBuf,
+    },
     /// The system refused.
     #[error("{}: {source}{}", .path.display(), if is_full(.source) { "; make room on the disk" } else { "" })]
     Io {

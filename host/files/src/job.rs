@@ -115,8 +115,27 @@ impl JobFiles {
             Ok((named, size, media_type, name))
         })
         .await?;
-        let room = self.claim(size, "the job's files together")?;
-        self.insert(path, name, size, media_type, Some(room))
+        let place = path.clone();
+        let taken = self
+            .claim(size, "the job's files together")
+            .and_then(|room| self.insert(path, name, size, media_type, Some(room)));
+        self.unless_refused(taken, place).await
+    }
+
+    /// What came of taking a file into the table. One that it refused would lie in the scratch directory and count nowhere: it
+    /// is removed.
+    async fn unless_refused(
+        &self,
+        taken: Result<FileInfo, FileError>,
+        path: PathBuf,
+    ) -> Result<FileInfo, FileError> {
+        if taken.is_err() {
+            let removed = file_work(false, move || {
+                fs::remove_file(&path).map_err(FileError::io(&path))
+            });
+            removed.await?;
+        }
+        taken
     }
 
     /// Takes a file of the model cache into the table under `name`, which must be bare.
@@ -154,7 +173,8 @@ impl JobFiles {
         limit(format!("writing {name:?}"), bytes, self.limits.file_bytes)?;
         let room = self.claim(bytes, "the job's files together")?;
         let path = self.place("made")?.join(name);
-        let (path, media_type) = file_work(bytes <= QUICK_BYTES, move || {
+        let place = path.clone();
+        let written = file_work(bytes <= QUICK_BYTES, move || {
             let mut options = OpenOptions::new();
             let mut file = options
                 .read(true)
@@ -171,8 +191,17 @@ impl JobFiles {
             let media_type = sniff_file(&file).map_err(FileError::io(&path))?;
             Ok((path, media_type))
         })
-        .await?;
-        self.insert(path, name.to_owned(), bytes, media_type, Some(room))
+        .await;
+        let (path, media_type) = match written {
+            Ok(written) => written,
+            Err(error) => {
+                // What came of it, on a full disk say. That there is nothing is as good.
+                let _ = file_work(true, move || Ok(fs::remove_file(&place).is_ok())).await;
+                return Err(error);
+            }
+        };
+        let taken = self.insert(path, name.to_owned(), bytes, media_type, Some(room));
+        self.unless_refused(taken, place).await
     }
 
     /// Up to `length` bytes from `offset` on; fewer only where the file ends.
@@ -345,7 +374,8 @@ impl JobFiles {
         &self.limits
     }
 
-    /// Bytes that the job's scratch directory may still take, by what is known of it: for whoever watches a program write.
+    /// Bytes that the job's scratch directory may still take, by what is known of it: for whoever brings a file of unknown
+    /// size into it.
     #[must_use]
     pub fn room_left(&self) -> u64 {
         self.limits.scratch_bytes.saturating_sub(self.lock().bytes)

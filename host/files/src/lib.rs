@@ -15,6 +15,7 @@ mod parts;
 mod scratch;
 mod show;
 mod sniff;
+mod tree;
 
 pub use cache::{
     CacheEntry, CacheError, CacheKey, CachedFile, Checked, Freed, InUse, ModelCache, ObtainError,
@@ -29,3 +30,4 @@ pub use own_thread::{may_wait, run_on_own_thread};
 pub use parts::Part;
 pub use scratch::{Scratch, ScratchError, ScratchRoot};
 pub use sniff::{extension_of, sniff, sniff_file};
+pub use tree::{Walk, remove_tree, walk};

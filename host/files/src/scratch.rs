@@ -13,6 +13,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::tree::remove_tree;
+
 /// What every directory of ours begins with; the sweep touches nothing else.
 const PREFIX: &str = "job-";
 /// The file whose lock says that a worker is using the root.
@@ -149,7 +151,7 @@ impl Scratch {
     pub async fn remove(mut self) {
         self.removed = true;
         let dir = self.dir.clone();
-        let gone = tokio::task::spawn_blocking(move || remove_tree(&dir)).await;
+        let gone = tokio::task::spawn_blocking(move || remove(&dir)).await;
         if gone.is_err() {
             // The runtime is going down and never ran it.
             self.removed = false;
@@ -160,42 +162,18 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if !self.removed {
-            remove_tree(&self.dir);
+            remove(&self.dir);
         }
     }
 }
 
-/// Removes a directory of ours, whatever modes its contents were given. Logs a failure.
-fn remove_tree(dir: &Path) -> bool {
-    let first = fs::remove_dir_all(dir);
-    let again = match first {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            reopen(dir, 0);
-            fs::remove_dir_all(dir)
-        }
-        other => other,
-    };
-    match again {
-        Ok(()) => true,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-        Err(error) => {
-            tracing::warn!(dir = %dir.display(), %error, "a scratch directory cannot be removed; remove it by hand");
-            false
-        }
+/// Removes a directory of ours. Logs a failure; whether it went.
+fn remove(dir: &Path) -> bool {
+    let removed = remove_tree(dir);
+    if let Err(error) = &removed {
+        tracing::warn!(dir = %dir.display(), %error, "a scratch directory cannot be removed; remove it by hand");
     }
-}
-
-/// Gives back to their owner the directories that a program took its permissions from. Deeper than 64 is left.
-fn reopen(dir: &Path, depth: u32) {
-    let _ = fs::set_permissions(dir, fs::Permissions::from_mode(0o700));
-    if depth == 64 {
-        return;
-    }
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            reopen(&entry.path(), depth + 1);
-        }
-    }
+    removed.is_ok()
 }
 
 fn sweep(root: &Path) -> io::Result<u64> {
@@ -206,7 +184,7 @@ fn sweep(root: &Path) -> io::Result<u64> {
             .file_name()
             .to_str()
             .is_some_and(|name| name.starts_with(PREFIX));
-        if ours && entry.file_type()?.is_dir() && remove_tree(&entry.path()) {
+        if ours && entry.file_type()?.is_dir() && remove(&entry.path()) {
             swept += 1;
         }
     }

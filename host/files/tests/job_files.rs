@@ -7,9 +7,11 @@
     reason = "a test that meets the unexpected has failed"
 )]
 
+mod permissions;
+
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -479,4 +481,54 @@ async fn what_nobody_takes_counts_too() {
         files.collect(&command).await,
         Err(FileError::TooLarge { limit: 100_000, .. })
     ));
+}
+
+#[tokio::test]
+async fn what_is_hidden_is_not_taken_for_nothing() {
+    if !permissions::hold("what_is_hidden_is_not_taken_for_nothing") {
+        return;
+    }
+    let rig = Rig::new();
+    let files = rig.files(Limits::default());
+    let command = files
+        .prepare_outputs(&[OutputKind::File("txt".into())])
+        .unwrap();
+    fs::write(command.output(0).unwrap(), "small").unwrap();
+    let shut = files.scratch().home().join("shut");
+    fs::create_dir(&shut).unwrap();
+    fs::set_permissions(&shut, fs::Permissions::from_mode(0o300)).unwrap();
+    assert!(matches!(
+        files.collect(&command).await,
+        Err(FileError::Closed { .. })
+    ));
+    files.remove().await;
+    assert!(rig.left().is_empty());
+}
+
+#[tokio::test]
+async fn what_the_table_refuses_does_not_stay() {
+    let rig = Rig::new();
+    let files = rig.files(Limits {
+        scratch_bytes: 100,
+        files: 1,
+        ..Limits::default()
+    });
+    let brought = |bytes: usize| {
+        let path = files.input_path().unwrap();
+        fs::write(&path, "x".repeat(bytes)).unwrap();
+        path
+    };
+    let folders = || fs::read_dir(files.scratch().path()).unwrap().flatten();
+    let inputs = || folders().filter(|entry| entry.file_name() != "home");
+    let lying = || inputs().filter_map(|entry| fs::read_dir(entry.path()).ok());
+    let lying = || lying().flatten().count();
+    let adopted = files.adopt(brought(101), "x").await;
+    assert!(matches!(adopted, Err(FileError::TooLarge { .. })));
+    assert_eq!(lying(), 0);
+    files.adopt(brought(10), "x").await.unwrap();
+    let adopted = files.adopt(brought(10), "x").await;
+    assert!(matches!(adopted, Err(FileError::TooMany { .. })));
+    let written = files.write("y", &[part("made")]).await;
+    assert!(matches!(written, Err(FileError::TooMany { .. })));
+    assert_eq!((lying(), files.room_left()), (1, 90));
 }

@@ -401,21 +401,23 @@ async fn the_budget_takes_what_was_used_longest_ago() {
         rig.cache.remove(&wanted[0].key()),
         Err(CacheError::InUse { .. })
     ));
-    // Nothing that may go makes enough room: said, and nobody's file is lost for it but those that may.
-    let large = WantedFile {
-        approx_bytes: Some(3000),
-        ..by_url("https://a/large")
-    };
-    assert!(matches!(
-        cache_error(rig.get(&large, &body).await),
-        CacheError::Budget { held: 2000, .. }
-    ));
-    assert_eq!(names(&rig.cache), ["m0", "m1"]);
+    // Nothing that may go makes enough room: said, and nobody's file is lost for it. Nor for one larger than the budget.
+    for bytes in [3000, 5000] {
+        let large = WantedFile {
+            approx_bytes: Some(bytes),
+            ..by_url("https://a/large")
+        };
+        assert!(matches!(
+            cache_error(rig.get(&large, &body).await),
+            CacheError::Budget { held: 2000, needed, .. } if needed == bytes
+        ));
+        assert_eq!(names(&rig.cache), ["m0", "m1", "m3", "m4"]);
+    }
     drop(held);
     let freed = rig.cache.collect_garbage(Some(0)).unwrap();
     assert_eq!(
         (freed.names.as_slice(), freed.left),
-        (&["m0".to_owned()][..], 1000)
+        (&["m0", "m3", "m4"].map(str::to_owned)[..], 1000)
     );
     // A file without a record is nobody's.
     let orphan = rig.path(".studio-worker/blobs").join("00".repeat(32));
@@ -462,6 +464,59 @@ async fn partial_downloads_are_given_up_by_age_but_not_in_flight() {
         .map(|partial| partial.key)
         .collect();
     assert_eq!(left, keys[1..]);
+}
+
+/// What lies in the cache unfinished takes room like all else, and goes in its turn.
+#[tokio::test]
+async fn partial_downloads_count_and_go_like_models() {
+    let mut rig = Rig::new();
+    let keys = [[1; 32], [2; 32]].map(CacheKey::Content);
+    let place = |key: &CacheKey| rig.path(&format!(".studio-worker/partial/{key}"));
+    let [idle, flown] = keys.map(|key| {
+        fs::write(place(&key), vec![1; 64 << 10]).unwrap();
+        fs::write(place(&key).with_extension("resume"), "{}").unwrap();
+        place(&key)
+    });
+    let flight = rig.path(&format!(".studio-worker/flight/{}", keys[1]));
+    let flight = fs::File::create(flight).unwrap();
+    flight.lock().unwrap();
+    rig.cache = rig.cache.clone().with_budget(Some(100 << 10));
+    let model = |name: &str| WantedFile {
+        approx_bytes: Some(30 << 10),
+        ..by_url(&format!("https://a/{name}"))
+    };
+    let body = "x".repeat(30 << 10);
+    rig.get(&model("first"), &body).await.unwrap();
+    assert!(idle.exists(), "there is room for both");
+    rig.get(&model("second"), &body).await.unwrap();
+    assert!(!idle.exists() && !idle.with_extension("resume").exists());
+    assert!(flown.exists(), "somebody brings it");
+    assert_eq!(rig.cache.list().unwrap().len(), 2);
+}
+
+#[test]
+fn what_a_killed_worker_was_writing_goes_and_what_is_being_written_stays() {
+    let rig = Rig::new();
+    let old = SystemTime::now() - Duration::from_secs(2 * 60 * 60);
+    for folder in ["index", "hashes"] {
+        let place = |name: &str| rig.path(&format!(".studio-worker/{folder}/{name}"));
+        let names = [
+            "url-00.json.0011223344556677.new",
+            "url-00.json.8899aabbccddeeff.new",
+            "url-00.json",
+            "other.new",
+        ];
+        for (name, is_old) in names.iter().zip([true, false, true, true]) {
+            fs::write(place(name), "{}").unwrap();
+            if is_old {
+                let file = fs::File::options().write(true).open(place(name)).unwrap();
+                file.set_modified(old).unwrap();
+            }
+        }
+        ModelCache::open(rig.dir.path()).unwrap();
+        let left = names.map(|name| place(name).exists());
+        assert_eq!(left, [false, true, true, true], "{folder}");
+    }
 }
 
 #[tokio::test]

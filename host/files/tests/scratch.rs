@@ -7,11 +7,15 @@
     reason = "a test that meets the unexpected has failed"
 )]
 
+mod permissions;
+
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use worker_files::{ScratchError, ScratchRoot};
+use rustix::fs::{CWD, Mode, OFlags};
+use worker_files::{ScratchError, ScratchRoot, Walk, remove_tree, walk};
 
 fn left(root: &ScratchRoot) -> Vec<PathBuf> {
     let entries = fs::read_dir(root.path()).unwrap();
@@ -102,4 +106,76 @@ fn a_root_that_is_a_link_is_refused() {
         ScratchRoot::open(&dir.path().join("file")),
         Err(ScratchError::NotADirectory { .. })
     ));
+}
+
+/// Folders in folders below `dir`, so many of such names; the last.
+fn nested(dir: &Path, count: usize, name: &str) -> OwnedFd {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let mut at = rustix::fs::openat(CWD, dir, flags, Mode::empty()).unwrap();
+    for _ in 0..count {
+        rustix::fs::mkdirat(&at, name, Mode::RWXU).unwrap();
+        at = rustix::fs::openat(&at, name, flags, Mode::empty()).unwrap();
+    }
+    at
+}
+
+/// A folder that can be written and not be listed, with a file in it.
+fn shut(at: &OwnedFd) {
+    rustix::fs::mkdirat(at, "shut", Mode::WUSR | Mode::XUSR).unwrap();
+    let flags = OFlags::CREATE | OFlags::WRONLY;
+    rustix::fs::openat(at, "shut/hidden", flags, Mode::RUSR).unwrap();
+}
+
+fn all_of(dir: &Path) -> Walk {
+    walk(dir, |_| std::ops::ControlFlow::Continue(()))
+}
+
+#[test]
+fn what_no_path_leads_to_is_told_and_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("keep"), "").unwrap();
+    // The second are more than a process may have descriptors.
+    for (count, name) in [(25, "d".repeat(200)), (2_500, "d".to_owned())] {
+        let tree = dir.path().join("tree");
+        fs::create_dir_all(tree.join("a/b")).unwrap();
+        assert_eq!(all_of(&tree), Walk::Whole);
+        let deepest = nested(&tree.join("a/b"), count, &name);
+        rustix::fs::symlinkat(outside.path(), &deepest, "link").unwrap();
+        drop(deepest);
+        assert!(matches!(all_of(&tree), Walk::Closed(_)), "{count}");
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists());
+    }
+    assert!(outside.path().join("keep").exists());
+    remove_tree(&dir.path().join("tree")).expect("nothing there is no error");
+}
+
+#[test]
+fn what_was_shut_is_told_and_goes() {
+    if !permissions::hold("what_was_shut_is_told_and_goes") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    for (count, name) in [(0, ""), (25, "d".repeat(200).as_str())] {
+        fs::create_dir(&tree).unwrap();
+        shut(&nested(&tree, count, name));
+        assert!(matches!(all_of(&tree), Walk::Closed(_)), "{count}");
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists());
+    }
+    // Nothing may be done in these, themselves included.
+    for mode in [0o000, 0o100, 0o200, 0o400, 0o600] {
+        fs::create_dir(&tree).unwrap();
+        let inner = tree.join("inner");
+        fs::create_dir(&inner).unwrap();
+        fs::write(inner.join("file"), "").unwrap();
+        for folder in [&inner, &tree] {
+            fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        assert!(matches!(all_of(&tree), Walk::Closed(_)), "{mode:o}");
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists());
+    }
 }

@@ -122,7 +122,7 @@ impl Programs {
             .flatten()
             .flatten()
         {
-            let _ = std::fs::remove_dir_all(entry.path());
+            let _ = worker_files::remove_tree(&entry.path());
         }
         if let Err(error) = self.releases.sweep() {
             tracing::warn!(target: "job", "{error}");

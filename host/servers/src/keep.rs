@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use worker_backends::{Exit, Invocation, Network, RunError, Running, SandboxPolicy};
+use worker_files::remove_tree;
 
 use crate::error::ServerError;
 use crate::exchange;
@@ -252,11 +253,12 @@ async fn spawn(
         instance: instance.clone(),
         idle: limits.idle,
         grace: limits.grace,
-        _dir: dir,
+        dir,
         _holds: holds.clone(),
     };
     tokio::spawn(async move {
         let gone = keeper.keep(running, inbox).await;
+        keeper.let_go().await;
         tell.send_replace(Some(gone));
     });
     Ok(instance)
@@ -274,9 +276,17 @@ impl Folder {
     }
 }
 
+impl Folder {
+    /// Removes it on a thread for blocking work: it may hold gigabytes.
+    async fn remove(self) {
+        // Where the runtime goes down it is removed by being dropped, or swept at the next start.
+        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+    }
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+        if let Err(error) = remove_tree(&self.0) {
             tracing::warn!(target: "server", folder = %self.0.display(), %error, "a server's folder cannot be removed");
         }
     }
@@ -288,12 +298,12 @@ struct Keeper {
     instance: Arc<Instance>,
     idle: Duration,
     grace: Duration,
-    _dir: Folder,
+    dir: Folder,
     _holds: Holds,
 }
 
 impl Keeper {
-    async fn keep(self, mut running: Running, mut inbox: mpsc::Receiver<Vec<String>>) -> Gone {
+    async fn keep(&self, mut running: Running, mut inbox: mpsc::Receiver<Vec<String>>) -> Gone {
         let started = Instant::now();
         let Self {
             slot,
@@ -301,7 +311,7 @@ impl Keeper {
             idle,
             grace,
             ..
-        } = &self;
+        } = self;
         let is_idle = slot.idle(*idle, instance);
         tokio::pin!(is_idle);
         let is_open = is_open(instance);
@@ -349,6 +359,11 @@ impl Keeper {
             tracing::warn!(target: "server", program, pid, seconds, how = gone.how, "it died");
         }
         gone
+    }
+
+    /// Lets go of what the process had: its folder, and the files that it was started with.
+    async fn let_go(self) {
+        self.dir.remove().await;
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use worker_files::remove_tree;
 
 use crate::error::ServerError;
 use crate::instance::Instance;
@@ -17,7 +18,7 @@ use crate::keep;
 use crate::launch::{Holds, Key, Launch};
 use crate::lease::{Lease, User};
 use crate::limits::Limits;
-use crate::shown::Shown;
+use crate::shown::{Shown, random};
 use crate::slot::Slot;
 
 /// How often one call may find that the server died just before it. More only hides that it keeps dying.
@@ -65,23 +66,27 @@ pub struct Status {
 }
 
 impl Servers {
-    /// None yet. What servers of an earlier worker left in `folder` is removed; it must not be another worker's.
+    /// None yet. What servers of an earlier worker left in `folder` is removed; it must not be another worker's. What cannot be
+    /// removed is logged, and left beside a folder of this worker's own.
     ///
     /// # Errors
-    /// When the folder cannot be made or emptied.
+    /// When no folder can be made.
     pub fn open(folder: &Path, limits: Limits) -> io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
-        match std::fs::remove_dir_all(folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        let folder = match remove_tree(folder) {
+            Ok(()) => folder.to_owned(),
+            Err(error) => {
+                tracing::warn!(target: "server", folder = %folder.display(), %error, "what servers of an earlier run left cannot be removed; remove it by hand");
+                folder.join(format!("{:016x}", random()))
+            }
+        };
         let shown = folder.join("shown");
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&shown)?;
         // Programs see the path; a link in it would be outside of what their sandbox opens.
-        let folder = std::fs::canonicalize(folder)?;
+        let folder = std::fs::canonicalize(&folder)?;
         Ok(Self(Arc::new(Inner {
             limits,
             shown: Shown::new(folder.join("shown")),

@@ -5,10 +5,10 @@
 
 mod shared;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -92,6 +92,18 @@ fn deed(words: &[&str]) -> io::Result<()> {
         ["removed", id] => shared::removed(id.parse().unwrap_or(-1)),
         ["many-tasks", processes, threads] => many_tasks(number(processes), threads),
         ["many-threads", threads] => many_threads(number(threads)),
+        ["slowed", call, process] => shared::slowed(call, process.parse().unwrap_or(-1)),
+        // It can still write into such a folder, but nobody can list it.
+        ["shut", mib] => {
+            DirBuilder::new().mode(0o300).create("shut")?;
+            many(Path::new("shut"), number(mib))
+        }
+        ["bury", mib] => bury(number(mib)),
+        ["bury-shut", mib] => {
+            bury_folders()?;
+            DirBuilder::new().mode(0o300).create("shut")?;
+            many(Path::new("shut"), number(mib))
+        }
         ["pair"] => UnixStream::pair().and_then(|(mut from, _to)| from.write_all(b"x")),
         _ => Err(io::Error::other("no such deed")),
     }
@@ -117,6 +129,21 @@ fn many(folder: &Path, mib: u64) -> io::Result<()> {
         fill(&folder.join(format!("part-{number}")), 4)?;
     }
     wait_for_ever()
+}
+
+/// Files below more folders than a path has room for.
+fn bury(mib: u64) -> io::Result<()> {
+    bury_folders()?;
+    many(Path::new("."), mib)
+}
+
+fn bury_folders() -> io::Result<()> {
+    let name = "d".repeat(200);
+    for _ in 0..25 {
+        fs::create_dir(&name)?;
+        std::env::set_current_dir(&name)?;
+    }
+    Ok(())
 }
 
 /// Files without a name, so that nobody sees them in a folder.

@@ -54,6 +54,32 @@ pub(crate) fn removed(id: i32) -> io::Result<()> {
     checked(unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) }).map(drop)
 }
 
+/// Takes processor or disk from a process, or where 0, from itself.
+pub(crate) fn slowed(call: &str, process: i32) -> io::Result<()> {
+    let pid = process;
+    // By number: the library's type of the first argument differs from system to system.
+    let nice = |which: i32| match unsafe { libc::syscall(libc::SYS_setpriority, which, pid, 1) } {
+        -1 => -1,
+        _ => 0,
+    };
+    let (of_process, of_user) = (0, 2);
+    let parameters = libc::sched_param { sched_priority: 0 };
+    let answer = match call {
+        "nice" => nice(of_process),
+        "nice-user" => nice(of_user),
+        "scheduler" => unsafe { libc::sched_setscheduler(pid, libc::SCHED_BATCH, &parameters) },
+        "parameters" => unsafe { libc::sched_setparam(pid, &parameters) },
+        "disk" => {
+            // A process, and the lowest of the best-effort priorities.
+            let (process, lowest) = (1, (2 << 13) | 7);
+            let answer = unsafe { libc::syscall(libc::SYS_ioprio_set, process, pid, lowest) };
+            if answer == -1 { -1 } else { 0 }
+        }
+        _ => return Err(io::Error::other("nothing of this kind")),
+    };
+    checked(answer).map(drop)
+}
+
 fn checked(answer: i32) -> io::Result<i32> {
     match answer {
         -1 => Err(io::Error::last_os_error()),

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use worker_egress::{DownloadError, Egress, OnProgress, shown_url};
+use worker_files::remove_tree;
 
 pub use archive::{ArchiveError, ArchiveLimits};
 pub use error::ProvisionError;
@@ -178,15 +179,32 @@ impl Releases {
             return Ok(path);
         }
         let staging = Staging::new(&self.staging())?;
+        let brought = self
+            .bring(archive, &staging, egress, on_progress, cancel)
+            .await;
+        staging.remove().await;
+        let found = brought?;
+        let path = find_in(&self.release(&found), program, &archive.url)?;
+        tracing::info!(target: "job", url = shown_url(&archive.url), sha256 = found, "release unpacked");
+        Ok(path)
+    }
+
+    /// Downloads, judges and unpacks an archive; its digest.
+    async fn bring(
+        &self,
+        archive: &Archive,
+        staging: &Staging,
+        egress: &Egress,
+        on_progress: OnProgress<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<String, ProvisionError> {
         let file = staging.0.join("archive");
         let found = self
             .download(archive, &file, egress, on_progress, cancel)
             .await?;
         self.check(archive, &found).await?;
-        self.unpack(archive, &found, &staging, cancel).await?;
-        let path = find_in(&self.release(&found), program, &archive.url)?;
-        tracing::info!(target: "job", url = shown_url(&archive.url), sha256 = found, "release unpacked");
-        Ok(path)
+        self.unpack(archive, &found, staging, cancel).await?;
+        Ok(found)
     }
 
     async fn download(
@@ -330,12 +348,29 @@ impl Staging {
         let made = tempfile::Builder::new().prefix("release-").tempdir_in(dir);
         Ok(Self(made.map_err(at(dir))?.keep()))
     }
+
+    /// Removes it on a thread for blocking work: an archive that was refused may have left gigabytes.
+    async fn remove(mut self) {
+        let path = std::mem::take(&mut self.0);
+        let _ = tokio::task::spawn_blocking(move || remove_tree(&path)).await;
+    }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
+        let path = std::mem::take(&mut self.0);
+        if path.as_os_str().is_empty() {
+            return;
+        }
         // What cannot be removed now is swept at the next start.
-        let _ = fs::remove_dir_all(&self.0);
+        let remove = move || {
+            let _ = remove_tree(&path);
+        };
+        // Whoever waited for the download was called away, on a thread of the runtime's.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
     }
 }
 

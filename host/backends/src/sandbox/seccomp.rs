@@ -160,6 +160,10 @@ const NAMESPACES: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET)
     .cast_unsigned();
+/// All processes of a user, for the system calls on priorities of the processor and of the disk. The library has no type for the
+/// one that is the same everywhere, and does not know the other.
+const PRIO_USER: u32 = 2;
+const IOPRIO_WHO_USER: u32 = 3;
 /// The kind of a socket, without the flags that go with it.
 const KIND: u32 = 0xF;
 
@@ -223,6 +227,16 @@ pub(super) fn filter(listens: bool) -> Vec<sock_filter> {
     );
     // Limits of others.
     on(libc::SYS_prlimit64, &only_equal(0, 0));
+    // What others get of the processor and the disk. Which processors they run on stays open: runtimes name their own threads.
+    for call in [
+        libc::SYS_sched_setscheduler,
+        libc::SYS_sched_setparam,
+        libc::SYS_sched_setattr,
+    ] {
+        on(call, &only_equal(0, 0));
+    }
+    on(libc::SYS_setpriority, &only_own(PRIO_USER));
+    on(libc::SYS_ioprio_set, &only_own(IOPRIO_WHO_USER));
     filter.push(answer(ALLOW));
     filter
 }
@@ -295,6 +309,18 @@ fn only_equal(n: u32, value: u32) -> [sock_filter; 4] {
     [
         load(argument(n)),
         jump(libc::BPF_JEQ, value, 1, 0),
+        answer(errno(libc::EPERM)),
+        answer(ALLOW),
+    ]
+}
+
+/// Itself or its group, which the second argument names by 0; the first is not `user`, where 0 is everybody of that user.
+fn only_own(user: u32) -> [sock_filter; 6] {
+    [
+        load(argument(0)),
+        jump(libc::BPF_JEQ, user, 2, 0),
+        load(argument(1)),
+        jump(libc::BPF_JEQ, 0, 1, 0),
         answer(errno(libc::EPERM)),
         answer(ALLOW),
     ]

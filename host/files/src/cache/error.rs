@@ -38,7 +38,7 @@ pub enum CacheError {
         path: PathBuf,
     },
     /// The disk has not the room that the file needs.
-    #[error("the download needs {needed} bytes but {} has {free} free: make room on the disk, or remove models (studio-worker models gc)", .path.display())]
+    #[error("the download needs {needed} bytes but {} has {free} free: make room on the disk, or remove models (studio-worker models gc --max GB)", .path.display())]
     Space {
         /// The cache.
         path: PathBuf,

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::error::{CacheError, io_at};
@@ -17,6 +17,10 @@ use super::{ModelCache, remove_if_there};
 /// Age from which a partial download is taken for given up. Shorter loses what a studio that is away for a week would
 /// have gone on with; longer keeps dead weight.
 const PARTIAL_AGE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// Least room that a download leaves on the disk. Less than a download itself leaves, 64 MiB, would have it fail although
+/// something might have gone; more removes models that might stay.
+const SPARE: u64 = 64 << 20;
 
 /// What was removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,6 +37,19 @@ pub struct Freed {
     pub left: u64,
 }
 
+/// One thing that takes room.
+struct Held {
+    used: SystemTime,
+    key: CacheKey,
+    bytes: u64,
+    what: What,
+}
+
+enum What {
+    Model(Record),
+    Partial,
+}
+
 impl ModelCache {
     /// Removes the least recently used files until the cache holds at most `limit` bytes, its budget where none is given,
     /// partial downloads that were given up, and what was set aside long ago. Blocks.
@@ -43,42 +60,66 @@ impl ModelCache {
         let mut freed = match limit.or(self.budget) {
             Some(limit) => self.evict_to(limit, None)?,
             None => Freed {
-                left: self.own_bytes()?,
+                left: self.held(None)?.iter().map(|held| held.bytes).sum(),
                 ..Freed::default()
             },
         };
         self.sweep_orphans()?;
         let (partials, bytes) = self.sweep_partials();
-        freed.partials = partials;
+        freed.partials += partials;
         freed.bytes = freed.bytes.saturating_add(bytes);
+        freed.left = freed.left.saturating_sub(bytes);
         let (set_aside, bytes) = self.sweep_quarantine();
         freed.set_aside = set_aside;
         freed.bytes = freed.bytes.saturating_add(bytes);
         Ok(freed)
     }
 
-    /// Sees to it that a file of about `approx` bytes has room on the disk and in the budget.
+    /// Sees to it that a file of about `approx` bytes has room on the disk and in the budget. Where all that may go is not
+    /// enough, nothing goes.
     pub(super) fn make_room(&self, key: &CacheKey, approx: Option<u64>) -> Result<(), CacheError> {
         let Some(approx) = approx else {
             return Ok(());
         };
         if let Some(budget) = self.budget {
             let limit = budget.saturating_sub(approx);
+            let no_room = |held| CacheError::Budget {
+                needed: approx,
+                held,
+                budget,
+            };
+            let (held, may_go) = self.what_may_go(Some(key), true)?;
+            let stays = held.saturating_sub(may_go);
+            if approx > budget || stays > limit {
+                return Err(no_room(stays));
+            }
             let freed = self.evict_to(limit, Some(key))?;
-            if approx > budget || freed.left > limit {
-                return Err(CacheError::Budget {
-                    needed: approx,
-                    held: freed.left,
-                    budget,
-                });
+            // Somebody came to use what might have gone.
+            if freed.left > limit {
+                return Err(no_room(freed.left));
             }
         }
+        self.make_room_on_disk(key, approx)
+    }
+
+    fn make_room_on_disk(&self, key: &CacheKey, approx: u64) -> Result<(), CacheError> {
         let partial = self.partial_path(key);
         let there = fs::symlink_metadata(&partial).map_or(0, |found| found.blocks() * 512);
-        let needed = approx.saturating_add(approx / 10).saturating_sub(there);
-        let mut free = free_bytes(&self.dir)?;
+        let spare = (approx / 10).max(SPARE);
+        let needed = approx.saturating_add(spare).saturating_sub(there);
+        let mut free = self.free_bytes()?;
         if needed > free && self.sweep_quarantine().0 > 0 {
-            free = free_bytes(&self.dir)?;
+            free = self.free_bytes()?;
+        }
+        // Without a budget the operator wants no model removed.
+        let models = self.budget.is_some();
+        if needed > free {
+            let (held, may_go) = self.what_may_go(Some(key), models)?;
+            let missing = needed.saturating_sub(free);
+            if may_go >= missing {
+                self.evict(held.saturating_sub(missing), Some(key), models)?;
+                free = self.free_bytes()?;
+            }
         }
         if needed > free {
             return Err(CacheError::Space {
@@ -105,34 +146,98 @@ impl ModelCache {
     }
 
     fn evict_to(&self, limit: u64, but: Option<&CacheKey>) -> Result<Freed, CacheError> {
-        let mut entries: Vec<(SystemTime, CacheKey, Record)> = self
-            .own_records()?
-            .into_iter()
-            .map(|(key, record)| {
-                let used = last_used(&self.use_path(&key)).unwrap_or(SystemTime::UNIX_EPOCH);
-                (used, key, record)
-            })
-            .collect();
-        entries.sort_by_key(|(used, key, _)| (*used, *key));
+        self.evict(limit, but, true)
+    }
+
+    /// Removes what was used longest ago until at most `limit` bytes are held: models, where `models` says so, and downloads
+    /// that nobody goes on with now. What is of the key `but` stays.
+    fn evict(&self, limit: u64, but: Option<&CacheKey>, models: bool) -> Result<Freed, CacheError> {
+        let held = self.held(but)?;
         let mut freed = Freed {
-            left: entries.iter().map(|(_, _, record)| record.stamp.size).sum(),
+            left: held.iter().map(|held| held.bytes).sum(),
             ..Freed::default()
         };
-        for (_, key, record) in entries {
+        for Held {
+            key, bytes, what, ..
+        } in held
+        {
             if freed.left <= limit {
                 break;
             }
-            if but == Some(&key) || self.is_pinned(&key) {
-                continue;
+            match what {
+                What::Model(record) => {
+                    if !models || but == Some(&key) || self.is_pinned(&key) {
+                        continue;
+                    }
+                    if !self.remove_unused(&key, &record)? {
+                        continue;
+                    }
+                    tracing::info!(target: "models", name = record.name, bytes, "removed the model used longest ago");
+                    freed.names.push(record.name);
+                }
+                What::Partial => {
+                    let Some(_flight) = try_exclusive(&self.flight_path(&key))? else {
+                        continue;
+                    };
+                    let path = self.partial_path(&key);
+                    remove_if_there(&path)?;
+                    remove_if_there(&resume_path(&path))?;
+                    tracing::info!(target: "models", %key, bytes, "removed an unfinished download to make room");
+                    freed.partials += 1;
+                }
             }
-            if self.remove_unused(&key, &record)? {
-                tracing::info!(target: "models", name = record.name, bytes = record.stamp.size, "removed the model used longest ago");
-                freed.left = freed.left.saturating_sub(record.stamp.size);
-                freed.bytes = freed.bytes.saturating_add(record.stamp.size);
-                freed.names.push(record.name);
-            }
+            freed.left = freed.left.saturating_sub(bytes);
+            freed.bytes = freed.bytes.saturating_add(bytes);
         }
         Ok(freed)
+    }
+
+    /// Bytes held, and how many of them [`ModelCache::evict`] could remove now.
+    fn what_may_go(&self, but: Option<&CacheKey>, models: bool) -> Result<(u64, u64), CacheError> {
+        let (mut sum, mut may_go) = (0_u64, 0_u64);
+        for Held {
+            key, bytes, what, ..
+        } in self.held(but)?
+        {
+            sum = sum.saturating_add(bytes);
+            let may = match what {
+                What::Partial => true,
+                What::Model(_) => {
+                    models
+                        && but != Some(&key)
+                        && !self.is_pinned(&key)
+                        && exclusive_soon(&self.use_path(&key))?.is_some()
+                }
+            };
+            if may {
+                may_go = may_go.saturating_add(bytes);
+            }
+        }
+        Ok((sum, may_go))
+    }
+
+    /// What the cache itself holds, what was used longest ago first: models, and downloads that nobody goes on with now, but
+    /// for that of the key `but`.
+    fn held(&self, but: Option<&CacheKey>) -> Result<Vec<Held>, CacheError> {
+        let models = self.own_records()?.into_iter().map(|(key, record)| Held {
+            used: last_used(&self.use_path(&key)).unwrap_or(SystemTime::UNIX_EPOCH),
+            key,
+            bytes: record.stamp.size,
+            what: What::Model(record),
+        });
+        let idle = self
+            .partials()?
+            .into_iter()
+            .filter(|partial| !partial.in_flight && but != Some(&partial.key));
+        let partials = idle.map(|partial| Held {
+            used: last_used(&self.partial_path(&partial.key)).unwrap_or(SystemTime::UNIX_EPOCH),
+            key: partial.key,
+            bytes: partial.bytes,
+            what: What::Partial,
+        });
+        let mut held: Vec<Held> = models.chain(partials).collect();
+        held.sort_by_key(|held| (held.used, held.key));
+        Ok(held)
     }
 
     /// Removes an entry unless somebody uses it. The record goes first: without it nobody finds the file.
@@ -148,6 +253,15 @@ impl ModelCache {
         remove_if_there(&self.path_of(record))?;
         remove_if_there(&self.pin_path(key))?;
         Ok(true)
+    }
+
+    /// Bytes that this user may still write there.
+    fn free_bytes(&self) -> Result<u64, CacheError> {
+        let room = rustix::fs::statvfs(&self.dir).map_err(|error| CacheError::Io {
+            path: self.dir.clone(),
+            source: error.into(),
+        })?;
+        Ok(room.f_bavail.saturating_mul(room.f_frsize))
     }
 
     pub(super) fn is_pinned(&self, key: &CacheKey) -> bool {
@@ -177,11 +291,6 @@ impl ModelCache {
         let mut records = self.records()?;
         records.retain(|(_, record)| !matches!(record.place, Place::Adopted(_)));
         Ok(records)
-    }
-
-    fn own_bytes(&self) -> Result<u64, CacheError> {
-        let records = self.own_records()?;
-        Ok(records.iter().map(|(_, record)| record.stamp.size).sum())
     }
 
     /// Removes files without a record, which a worker killed while removing leaves. The files are listed before the records,
@@ -250,13 +359,4 @@ impl ModelCache {
         }
         (count, bytes)
     }
-}
-
-/// Bytes that this user may still write there.
-fn free_bytes(path: &Path) -> Result<u64, CacheError> {
-    let room = rustix::fs::statvfs(path).map_err(|error| CacheError::Io {
-        path: path.to_owned(),
-        source: error.into(),
-    })?;
-    Ok(room.f_bavail.saturating_mul(room.f_frsize))
 }

@@ -96,7 +96,8 @@ pub struct ModelCache {
 
 impl ModelCache {
     /// The cache under `models_root`, whose folders are made where they are missing. Partial files that nobody went on
-    /// with for two weeks are removed, and files that were set aside so long ago.
+    /// with for two weeks are removed, files that were set aside so long ago, and records that a killed worker left half
+    /// written.
     ///
     /// # Errors
     /// When they cannot be made.
@@ -115,6 +116,9 @@ impl ModelCache {
         };
         cache.sweep_partials();
         cache.sweep_quarantine();
+        for part in ["index", "hashes"] {
+            record::sweep_unfinished(&cache.dir.join(part));
+        }
         Ok(cache)
     }
 

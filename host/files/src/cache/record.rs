@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -17,6 +18,13 @@ const VERSION: u32 = 1;
 
 /// Longest record that is read, in bytes.
 const MAX_RECORD: u64 = 64 * 1024;
+
+/// What the names of records end with while they are written.
+const UNFINISHED: &str = ".new";
+
+/// Age from which such a record is nobody's: writing takes moments. Shorter may take it from another worker or a command on a
+/// slow disk; longer keeps some kilobytes.
+const UNFINISHED_AGE: Duration = Duration::from_secs(60 * 60);
 
 /// What tells without reading a file that nobody wrote to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,6 +183,21 @@ pub(super) fn read_json<T: for<'de> Deserialize<'de>>(
     }
 }
 
+/// Removes what was being written in `dir` when its worker was killed.
+pub(super) fn sweep_unfinished(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let unfinished = entry.file_name().to_str().is_some_and(|name| {
+            name.strip_suffix(UNFINISHED)
+                .is_some_and(|name| name.contains(".json."))
+        });
+        let modified = entry.metadata().and_then(|found| found.modified());
+        let age = modified.ok().and_then(|then| then.elapsed().ok());
+        if unfinished && age.is_some_and(|age| age > UNFINISHED_AGE) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Writes beside its place, onto the disk, and renames.
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), CacheError> {
     let text = serde_json::to_vec(value).map_err(|error| CacheError::Io {
@@ -183,7 +206,7 @@ pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Cach
     })?;
     let random = random_hex().map_err(CacheError::Random)?;
     let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{random}.new"));
+    beside.push(format!(".{random}{UNFINISHED}"));
     let beside = PathBuf::from(beside);
     let written = (|| {
         let mut file = OpenOptions::new()

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use worker_backends::{Clock, Invocation, RunError, Stdin};
-use worker_files::{CommandFiles, FileId, JobFiles};
+use worker_files::{CommandFiles, FileId, JobFiles, remove_tree};
 use worker_plugins::contract::{self, Backend, Command, Entry, Exit, Failure, OutputKind};
 use worker_wire::{Extension, WorkerFrame};
 
@@ -83,7 +83,7 @@ pub(super) async fn run(
     if let Some(failure) = over_limit(&backend.program, &ended, &invocation.limits) {
         if let (true, Some(cache)) = (ended.too_much_disk, cache) {
             // What it wrote there would be held against its next run.
-            let _ = tokio::fs::remove_dir_all(cache).await;
+            let _ = tokio::task::spawn_blocking(move || remove_tree(&cache)).await;
         }
         return Err(failure);
     }

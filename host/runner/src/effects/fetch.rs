@@ -52,11 +52,17 @@ async fn one(tools: &Tools<'_>, wanted: Checked, files: &JobFiles) -> Result<Fil
     let cancel = &tools.reservation.cancel;
     let Some(name) = &wanted.cache_as else {
         let path = files.input_path().map_err(on_disk)?;
+        // By now: what the job holds already counts.
+        let room = wanted.max_bytes.min(files.room_left());
+        let asked = worker_egress::Wanted {
+            max_bytes: Some(room),
+            ..wanted.wanted()
+        };
         say("downloading");
         tools
             .shared
             .egress
-            .download(&wanted.url, &path, &wanted.wanted(), &progress, cancel)
+            .download(&wanted.url, &path, &asked, &progress, cancel)
             .await
             .map_err(|error| {
                 note(tools, &wanted.url, &error);

@@ -99,7 +99,8 @@ async fn send(
         };
         if let Body::File(path) = &answered.body {
             // Not the last one: nobody will ask for it.
-            std::fs::remove_file(path).map_err(|error| not_removed(&error))?;
+            let removed = tokio::fs::remove_file(path).await;
+            removed.map_err(|error| not_removed(&error))?;
         }
         if Instant::now() + repeat.every >= deadline {
             return Err(still_pending(whole));

@@ -109,7 +109,12 @@ pub(crate) async fn bring(
         cache.obtain(&wanted, cancel, || (told.waiting)(), download)
     };
     let brought = match obtain().await {
-        Err(ObtainError::Cache(CacheError::Budget { .. })) if release.await => obtain().await,
+        // What is larger than the whole budget has no room whoever lets go.
+        Err(ObtainError::Cache(CacheError::Budget { needed, budget, .. }))
+            if needed <= budget && release.await =>
+        {
+            obtain().await
+        }
         other => other,
     };
     brought.map_err(|error| match error {

@@ -76,7 +76,9 @@ pub(super) async fn prepare(
     };
     let longest = tools.shared.settings.programs.timeout;
     let asked = request.timeout_ms.map(Duration::from_millis);
-    let largest = tools.shared.settings.files.file_bytes;
+    // What the job holds already counts; an answer that is brought in takes no room on the disk.
+    let room = files.room_left().max(inline);
+    let largest = tools.shared.settings.files.file_bytes.min(room);
     Ok(Prepared {
         method,
         headers,

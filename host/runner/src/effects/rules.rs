@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use worker_backends::{Exit, Limits, SandboxPolicy, Stall, note_use, remove_unused, support};
-use worker_files::Limits as FileLimits;
+use worker_files::{Limits as FileLimits, Walk, remove_tree, walk};
 use worker_plugins::Identity;
 use worker_plugins::contract::Failure;
 
@@ -158,8 +159,12 @@ impl ProgramRules {
             .caches
             .as_ref()?
             .join(format!("{}-{digest}", plugin.name));
-        if is_too_large(&dir) {
-            let _ = fs::remove_dir_all(&dir);
+        if is_too_large(&dir)
+            && let Err(error) = remove_tree(&dir)
+        {
+            tracing::warn!(target: "job", folder = %dir.display(), %error, "the cache folder of a program cannot be emptied");
+            // What it holds would be held against this run.
+            return None;
         }
         let made = fs::DirBuilder::new()
             .recursive(true)
@@ -180,25 +185,20 @@ impl ProgramRules {
     }
 }
 
+/// Whether a cache folder is to be emptied. One that cannot be looked into, or hides a folder, is.
 fn is_too_large(dir: &Path) -> bool {
-    let (mut folders, mut files, mut bytes) = (vec![dir.to_owned()], 0, 0_u64);
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            files += 1;
-            let Ok(metadata) = entry.metadata() else {
-                continue;
-            };
-            if metadata.is_dir() {
-                folders.push(entry.path());
-            } else {
-                bytes = bytes.saturating_add(metadata.len());
-            }
-            if files > CACHE_FILES || bytes > CACHE_BYTES {
-                return true;
-            }
+    let (mut files, mut bytes) = (0, 0_u64);
+    let walked = walk(dir, |found| {
+        files += 1;
+        if !found.is_dir() {
+            bytes = bytes.saturating_add(found.len());
         }
-    }
-    false
+        if files > CACHE_FILES || bytes > CACHE_BYTES {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    });
+    walked != Walk::Whole
 }
 
 /// The limit at which we ended a program, as the plugin hears it. What a program does too much it does again; a stall may
@@ -221,7 +221,7 @@ pub(crate) fn over_limit(program: &str, exit: &Exit, limits: &Limits) -> Option<
     if exit.too_much_disk {
         return Some(Failure {
             message: format!(
-                "{program} was ended: it wrote more than {} MiB, or one file of more than {} MiB; program_written_mib and output_max_gb say how much it may",
+                "{program} was ended: it wrote more than {} MiB, or one file of more than {} MiB, or it hid what it wrote in a folder that nobody can look into; program_written_mib and output_max_gb say how much it may",
                 limits.written_bytes >> 20,
                 limits.file_bytes.unwrap_or(limits.written_bytes) >> 20
             ),

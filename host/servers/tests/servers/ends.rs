@@ -1,6 +1,8 @@
 //! When a server ends.
 
 use std::net::TcpStream;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -215,4 +217,48 @@ async fn the_worker_goes_and_nothing_stays() {
     std::fs::create_dir(folder.join("left-by-a-power-cut")).unwrap();
     Servers::open(&folder, Limits::default()).unwrap();
     assert!(!folder.join("left-by-a-power-cut").exists());
+}
+
+/// What a server of an earlier run left is no reason not to start, though nobody may remove it.
+#[test]
+fn what_cannot_be_removed_is_left_beside() {
+    const TEST: &str = "ends::what_cannot_be_removed_is_left_beside";
+    const PLACE: &str = "WORKER_SERVERS_TEST";
+    if let Some(folder) = std::env::var_os(PLACE) {
+        let folder = std::path::PathBuf::from(folder);
+        let servers = Servers::open(&folder, Limits::default()).unwrap();
+        drop(servers);
+        let entries = std::fs::read_dir(&folder).unwrap().flatten();
+        let (shown, left): (Vec<_>, Vec<_>) = entries
+            .map(|entry| entry.path())
+            .partition(|path| path.join("shown").is_dir());
+        assert_eq!(shown.len(), 1, "a folder of its own");
+        assert_eq!(left, [folder.join("foreign")], "what may be removed is");
+        return;
+    }
+    let nobody = 65534;
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("servers");
+    for left in ["shut", "foreign"] {
+        std::fs::create_dir_all(folder.join(left)).unwrap();
+        std::fs::write(folder.join(left).join("file"), "").unwrap();
+    }
+    let own = dir.path().join("test");
+    std::fs::copy(std::env::current_exe().unwrap(), &own).unwrap();
+    let owned = [&folder, &folder.join("shut")].map(|path| chown(path, Some(nobody), Some(nobody)));
+    if owned.iter().any(Result::is_err) {
+        eprintln!("\nNOT RUN: {TEST}: only root can leave what somebody else cannot remove");
+        return;
+    }
+    for (path, mode) in [(dir.path(), 0o755), (&folder.join("shut"), 0o000)] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+    let mut again = std::process::Command::new(own);
+    again.args(["--exact", TEST]).env(PLACE, &folder);
+    let ended = again.uid(nobody).gid(nobody).output().unwrap();
+    let told = String::from_utf8_lossy(&ended.stdout);
+    assert!(
+        ended.status.success() && told.contains("1 passed"),
+        "{told}"
+    );
 }

@@ -96,10 +96,12 @@ fn list(cache: &ModelCache, as_json: bool) -> Result<(), Failure> {
         .iter()
         .map(|partial| json!({"id": partial.key.to_string(), "bytes": partial.bytes, "inFlight": partial.in_flight}))
         .collect();
-    let held: u64 = entries
-        .iter()
-        .filter(|entry| !entry.adopted)
+    // As the budget counts.
+    let own = entries.iter().filter(|entry| !entry.adopted);
+    let idle = partials.iter().filter(|partial| !partial.in_flight);
+    let held: u64 = own
         .map(|entry| entry.size)
+        .chain(idle.map(|partial| partial.bytes))
         .sum();
     let document = json!({
         "models": shown, "partials": unfinished, "bytes": held, "budgetBytes": cache.budget(),
@@ -157,15 +159,28 @@ fn line(entry: &CacheEntry) -> String {
 }
 
 fn verify(cache: &ModelCache, wanted: &[String], as_json: bool) -> Result<(), Failure> {
-    let keys = if wanted.is_empty() {
-        cache.list()?.into_iter().map(|entry| entry.key).collect()
-    } else {
+    let mut entries = cache.list()?;
+    if !wanted.is_empty() {
         let found = wanted.iter().map(|name| cache.find_entry(name));
-        found.collect::<Result<Vec<_>, _>>()?
-    };
-    let (mut shown, mut lines, mut bad) = (Vec::new(), Vec::new(), 0);
-    for key in keys {
-        let checked = cache.verify(&key)?;
+        let found = found.collect::<Result<Vec<_>, _>>()?;
+        entries.retain(|entry| found.contains(&entry.key));
+    }
+    let (mut shown, mut lines) = (Vec::new(), Vec::new());
+    let (mut bad, mut unreadable) = (0, 0);
+    for CacheEntry { key, name, .. } in entries {
+        let checked = match cache.verify(&key) {
+            Ok(checked) => checked,
+            // It says nothing of the others.
+            Err(error) => {
+                unreadable += 1;
+                let (word, error) = ("unreadable", error.to_string());
+                lines.push(format!("{word}: {}: {}", one_line(&name), one_line(&error)));
+                shown.push(
+                    json!({"id": key.to_string(), "name": name, "verdict": word, "error": error}),
+                );
+                continue;
+            }
+        };
         let word = match checked.verdict {
             Verdict::Whole => "ok",
             Verdict::Recorded => "recorded",
@@ -179,10 +194,14 @@ fn verify(cache: &ModelCache, wanted: &[String], as_json: bool) -> Result<(), Fa
         shown.push(json!({"id": key.to_string(), "name": checked.name, "verdict": word}));
     }
     say(as_json, &Value::Array(shown), &lines)?;
-    match bad {
-        0 => Ok(()),
-        bad => Err(Failure::new(format!(
-            "{bad} models were damaged or gone; they are fetched again when a job needs them"
+    let damaged = "models were damaged or gone; they are fetched again when a job needs them";
+    let unread = "models could not be read: see above, and check the disk";
+    match (bad, unreadable) {
+        (0, 0) => Ok(()),
+        (bad, 0) => Err(Failure::new(format!("{bad} {damaged}"))),
+        (0, unreadable) => Err(Failure::new(format!("{unreadable} {unread}"))),
+        (bad, unreadable) => Err(Failure::new(format!(
+            "{bad} {damaged}; {unreadable} {unread}"
         ))),
     }
 }

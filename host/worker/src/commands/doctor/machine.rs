@@ -20,8 +20,8 @@ pub(super) async fn checks(paths: &Paths, sandbox: bool) -> Vec<Check> {
     let state = Machine::new(paths.programs.join("work"))
         .state(&CancellationToken::new())
         .await;
-    let gpu = match &state.gpu {
-        Some(gpu) => {
+    let gpu = match (&state.gpu, &state.gpu_problem) {
+        (Some(gpu), _) => {
             let free = gpu.free.map_or_else(
                 || "free memory unknown".to_owned(),
                 |free| format!("{:.1} GiB free", gib(free)),
@@ -29,7 +29,12 @@ pub(super) async fn checks(paths: &Paths, sandbox: bool) -> Vec<Check> {
             let found = format!("{}, {:.1} GiB, {free}", gpu.name, gib(gpu.total));
             Check::ok("gpu", found)
         }
-        None => Check::warning(
+        (None, Some(problem)) => Check::warning(
+            "gpu",
+            format!("the NVIDIA driver's program fails: {problem}"),
+            "run `nvidia-smi` by hand, as the worker's user: its error is the driver's",
+        ),
+        (None, None) => Check::warning(
             "gpu",
             "no GPU memory can be measured: neither nvidia-smi, nor an AMD card, nor an Apple one",
             "install the GPU's driver; without one, jobs are admitted unmeasured and programs compute on the processor, if at all",
