@@ -138,3 +138,32 @@ async fn a_failure_of_the_lost_session_is_not_said_to_a_studio_without_resume() 
     peer.accepted(&offers::chat("job-2", "x")).await;
     assert_eq!(peer.expect_result().await["jobId"], "job-2");
 }
+
+/// The studio inside cannot write down what its worker sends. Both go on, and the result comes when it can.
+#[tokio::test]
+async fn a_result_that_the_studio_cannot_record_ends_nobody() {
+    let home = Home::new();
+    let worker = home.start();
+    worker.connected().await;
+    worker.stop().await;
+    // The studio alone has its database open, so that what ails it must be there before, and pass by itself.
+    let database = rusqlite::Connection::open(home.path("state/studio/studio.sqlite")).unwrap();
+    let full = "CREATE TRIGGER full BEFORE UPDATE ON jobs
+         WHEN NEW.state IN ('done', 'failed') AND unixepoch('now') < (SELECT until FROM ailing)
+         BEGIN SELECT RAISE(ABORT, 'disk full'); END;";
+    database
+        .execute_batch(&format!(
+            "CREATE TABLE ailing AS SELECT unixepoch('now') + 5 AS until; {full}"
+        ))
+        .unwrap();
+    drop(database);
+    let worker = home.start();
+    let api = worker.connected().await;
+    let mut claim = offers::chat("x", "words");
+    claim.as_object_mut().unwrap().remove("jobId");
+    let id = api.offer(&claim).await;
+    worker.line("could not be recorded").await;
+    let answer: serde_json::Value = serde_json::from_slice(&api.result(&id).await).unwrap();
+    assert_eq!(answer["object"], "chat.completion");
+    worker.stop().await;
+}

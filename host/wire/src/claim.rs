@@ -209,6 +209,22 @@ mod tests {
         "task":{"kind":"mesh","x":[1]},"modelSource":{"engine":"e"}}"#;
 
     #[test]
+    fn what_cannot_be_read_is_rejected_by_its_id_where_that_can() {
+        let twice = WHOLE.replace(r#""model":"m""#, r#""model":"m","model":"n""#);
+        let error = Claim::read(&twice).unwrap_err();
+        assert_eq!(error.job_id.as_deref(), Some("job-1"));
+        assert!(error.reason.contains("model"), "{error}");
+        let large = WHOLE.replace("[1]", &format!(r#""{}""#, "x".repeat(MAX_CLAIM_BYTES)));
+        let error = Claim::read(&large).unwrap_err();
+        assert_eq!(error.job_id.as_deref(), Some("job-1"));
+        assert!(error.reason.contains("16777216 at most"), "{error}");
+        let largest = large.len() - MAX_CLAIM_BYTES;
+        let fits = large.replacen(&"x".repeat(largest), "", 1);
+        assert_eq!(fits.len(), MAX_CLAIM_BYTES);
+        assert!(Claim::read(&fits).is_ok());
+    }
+
+    #[test]
     fn a_whole_claim_keeps_task_and_source_verbatim() {
         let claim = Claim::read(WHOLE).unwrap();
         assert_eq!(claim.kind, "mesh");

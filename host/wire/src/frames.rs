@@ -271,6 +271,21 @@ mod tests {
     }
 
     #[test]
+    fn extensions_that_are_no_list_of_texts_cost_no_session() {
+        for (written, read) in [
+            ("null", vec![]),
+            (r#""resume""#, vec![]),
+            (r#"["resume",7,null]"#, vec!["resume"]),
+        ] {
+            let text = format!(r#"{{"type":"welcome","workerId":"w","extensions":{written}}}"#);
+            let Ok(ServerFrame::Welcome(welcome)) = ServerFrame::parse(&text) else {
+                panic!("{written}");
+            };
+            assert_eq!(welcome.extensions, read);
+        }
+    }
+
+    #[test]
     fn a_claim_passes_through_byte_for_byte() {
         let claim = r#"{"b":1.0,"a":{"n":18446744073709551615}}"#;
         let text = ServerFrame::Offer(claim.to_owned()).to_text();

@@ -332,3 +332,22 @@ async fn a_conflict_after_a_lost_answer_is_no_failure() {
         assert_eq!((worker.waiting(), worker.aside().len()), (0, 1));
     }
 }
+
+#[tokio::test]
+async fn a_refusal_that_repeats_the_token_is_quoted_without_it() {
+    let studio = Uploads::start(vec![Reply::Status(401, "token tok-1 is not accepted")]).await;
+    let state = tempfile::tempdir().unwrap();
+    let worker = Worker::start(state.path(), quick());
+    let (link, mut outlet) = session(studio.address, "w-1", &[], 1);
+    let delivered = worker.deliver(&link, "job-1", media()).await;
+    let Delivered::KeptAside { reason } = delivered else {
+        panic!("{delivered:?}")
+    };
+    assert!(
+        reason.ends_with("token <secret> is not accepted"),
+        "{reason}"
+    );
+    let sent = frames(&mut outlet);
+    assert!(!format!("{sent:?}").contains("tok-1"), "{sent:?}");
+    assert!(!worker.aside()[0].reason.contains("tok-1"));
+}

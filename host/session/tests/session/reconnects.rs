@@ -2,6 +2,8 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
+use serde_json::json;
+
 use worker_session::{Identity, SessionError, SessionState};
 use worker_wire::ErrorCode;
 
@@ -308,5 +310,20 @@ async fn a_stop_ends_a_long_pause() {
     )
     .await
     .unwrap();
+    run.stop_cleanly().await;
+}
+
+#[tokio::test]
+async fn a_studio_that_repeats_the_token_is_quoted_without_it() {
+    let studio = Studio::start().await;
+    let mut run = Run::start(&studio, approved());
+    let mut peer = studio.welcomed().await;
+    peer.send(json!({"type": "error", "code": "odd", "message": "tok is odd"}))
+        .await;
+    logged(
+        &mut peer,
+        "the studio reports odd: <secret> is odd; going on",
+    )
+    .await;
     run.stop_cleanly().await;
 }

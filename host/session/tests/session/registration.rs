@@ -387,3 +387,23 @@ async fn an_approval_that_cannot_be_saved_is_served_from_memory() {
     run.stop_cleanly().await;
     assert!(run.store.saved.lock().unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_refusal_that_repeats_the_secret_is_quoted_without_it() {
+    let studio = Studio::start().await;
+    studio.on_poll(401, "hush-hush is not the secret");
+    studio.on_poll(200, APPROVED);
+    let identity = Identity {
+        install_id: Some("i-1".to_owned()),
+        registration_request_id: Some("rr-1".to_owned()),
+        registration_secret: Some(Secret::new("hush-hush")),
+        ..Identity::default()
+    };
+    let mut run = Run::start(&studio, identity);
+    let mut peer = studio.welcomed().await;
+    let lines = messages(&peer.expect("logBatch").await);
+    let quoted = "register-poll failed: 401 — <secret> is not the secret; trying again";
+    assert!(lines.iter().any(|line| line == quoted), "{lines:?}");
+    assert!(!lines.concat().contains("hush-hush"));
+    run.stop_cleanly().await;
+}
