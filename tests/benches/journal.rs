@@ -27,7 +27,10 @@ pub(crate) fn measure() {
     let one = |number| one(&store, &job, &claim, number);
     let mut times: Vec<(Duration, Duration)> = (0..JOBS).map(one).collect();
     let (handed, whole): (Vec<_>, Vec<_>) = times.split_off(500).into_iter().unzip();
-    for (times, until) in [(handed, "handed over"), (whole, "written (under 1 ms)")] {
+    for (times, until) in [
+        (handed, "handed over (under 1 ms)"),
+        (whole, "written, in bundles"),
+    ] {
         let mean = times.iter().sum::<Duration>() / u32::try_from(times.len()).expect("a few");
         println!(
             "{}  the journal of an image job, until it is {until}; {} on average, {} at p95",
