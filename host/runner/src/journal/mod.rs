@@ -104,18 +104,18 @@ impl JournalStore {
         let path = self.folder.dir.join(name);
         let page = Page::default();
         let written = page.clone();
-        // The session waits for this, so it waits for nothing.
-        let lost = AtomicBool::new(false);
-        if !self.writer.offer(move || written.open(&path, &job)) {
-            Page::lost_a_line(&lost);
-        }
-        Journal {
+        let journal = Journal {
             page,
-            lost: Arc::new(lost),
+            lost: Arc::default(),
             writer: self.writer.clone(),
             teller: self.teller.clone(),
             started: Instant::now(),
+        };
+        // The session waits for this, so it waits for nothing.
+        if !self.writer.offer(move || written.open(&path, &job)) {
+            journal.lost_a_line();
         }
+        journal
     }
 
     /// Removes the oldest journals beyond the bounds. Blocks.
@@ -230,34 +230,50 @@ impl Journal {
             .writer
             .hand_over(move || page.append(&line, || body(&teller)))
         {
-            Page::lost_a_line(&self.lost);
+            self.lost_a_line();
         }
     }
 
     /// What an engine asks for.
     pub fn effect(&self, step: u32, effect: &Effect) {
-        let body = move |told: Value| json!({ "step": step, "effect": told });
-        if told::carried_by_effect(effect) > COPIED {
-            return self.write("effect", body(self.teller.effect(effect)));
-        }
-        let effect = effect.clone();
-        self.tell("effect", move |teller| body(teller.effect(&effect)));
+        let carried = told::carried_by_effect(effect);
+        self.of_step("effect", step, effect, carried, Teller::effect);
     }
 
     /// What came of it.
     pub fn outcome(&self, step: u32, outcome: &Outcome) {
-        let body = move |told: Value| json!({ "step": step, "outcome": told });
-        if told::carried_by_outcome(outcome) > COPIED {
-            return self.write("outcome", body(self.teller.outcome(outcome)));
+        let carried = told::carried_by_outcome(outcome);
+        self.of_step("outcome", step, outcome, carried, Teller::outcome);
+    }
+
+    /// Told by the thread that writes, of a copy, unless it carries too many bytes for that.
+    fn of_step<T: Clone + Send + 'static>(
+        &self,
+        event: &'static str,
+        step: u32,
+        value: &T,
+        carried: usize,
+        tell: fn(&Teller, &T) -> Value,
+    ) {
+        let body = move |told: Value| json!({ "step": step, (event): told });
+        if carried > COPIED {
+            return self.write(event, body(tell(&self.teller, value)));
         }
-        let outcome = outcome.clone();
-        self.tell("outcome", move |teller| body(teller.outcome(&outcome)));
+        let value = value.clone();
+        self.tell(event, move |teller| body(tell(teller, &value)));
+    }
+
+    /// A line could not even be handed over.
+    fn lost_a_line(&self) {
+        if !self.lost.swap(true, Ordering::Relaxed) {
+            tracing::warn!(target: "job", "the journal of this job is incomplete: the disk of the worker's state does not keep up");
+        }
     }
 
     /// Returns when all that was told so far is written, or does not get written for long. Blocks.
     pub fn wait(&self) {
         if !self.writer.wait() {
-            Page::lost_a_line(&self.lost);
+            self.lost_a_line();
         }
     }
 }

@@ -191,13 +191,6 @@ impl Page {
         }
     }
 
-    /// A line could not even be handed over.
-    pub(super) fn lost_a_line(lost: &AtomicBool) {
-        if !lost.swap(true, Ordering::Relaxed) {
-            tracing::warn!(target: "job", "the journal of this job is incomplete: the disk of the worker's state does not keep up");
-        }
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, Written> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
