@@ -10,7 +10,6 @@ use tokio_util::io::ReaderStream;
 use worker_wire::JobId;
 
 use super::ApiError;
-use crate::core::JobState;
 use crate::studio::Studio;
 
 /// `GET /api/jobs/{id}/result`: the uploaded bytes under their media type, or the JSON.
@@ -22,11 +21,11 @@ pub(super) async fn result(
     let (file, media_type) = {
         let core = studio.core();
         let job = core.job(&id).ok_or_else(ApiError::unknown_job)?;
-        if job.state != JobState::Done {
+        if !job.has_result() {
             return Err(ApiError::new(
                 StatusCode::CONFLICT,
                 "no_result",
-                format!("the job has no result: it is {}", job.state_word()),
+                format!("the job has no result: it is {}", job.shown_state()),
             ));
         }
         (job.file(&studio.results), job.row.media_type.clone())

@@ -317,6 +317,7 @@ impl Core {
                 row.prompt.clone_from(&upload.prompt);
             }
         });
+        self.hide(id);
         receipt.ok_or(TakeError::Refused(UploadRefusal::NotClaimed))
     }
 
@@ -327,6 +328,10 @@ impl Core {
         {
             session.end(id);
             session.freed = Some(Instant::now());
+        }
+        if let Some(job) = self.jobs.get_mut(id).filter(|job| job.recording) {
+            job.recording = false;
+            job.bump();
         }
         self.drop_claim(id);
         self.dispatch();

@@ -67,6 +67,9 @@ pub(crate) struct Job {
     pub(crate) cancelled_at: Option<Instant>,
     /// Uploads of its result that are being read.
     pub(crate) uploads: u32,
+    /// Whether its end is on its way into the record. Until it is there, people are told that the job runs: an end that
+    /// cannot be recorded is none.
+    pub(crate) recording: bool,
     version: watch::Sender<u64>,
 }
 
@@ -82,6 +85,7 @@ impl Job {
             refused_by: HashSet::new(),
             cancelled_at: None,
             uploads: 0,
+            recording: false,
             version: watch::Sender::new(1),
         }
     }
@@ -99,6 +103,20 @@ impl Job {
     }
 
     /// Its state, for people.
+    pub(crate) fn shown_state(&self) -> &'static str {
+        if self.recording {
+            "running"
+        } else {
+            self.state_word()
+        }
+    }
+
+    /// Whether its result can be had.
+    pub(crate) fn has_result(&self) -> bool {
+        self.state == JobState::Done && !self.recording
+    }
+
+    /// Its state in a word.
     pub(crate) fn state_word(&self) -> &'static str {
         match self.state {
             JobState::Queued { .. } => "queued",

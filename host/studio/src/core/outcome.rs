@@ -207,6 +207,7 @@ impl Core {
         });
         Ok(match row {
             Some(row) => {
+                self.hide(&id);
                 let receipt = self.store.commit(Change::JsonResult(Box::new(row), result));
                 self.trim_history();
                 JsonVerdict::Taken(id, receipt)
@@ -250,6 +251,7 @@ impl Core {
             self.withdraw(&id);
             self.attempt_failed(&id, error, retryable);
         }
+        self.hide(&id);
         let receipt = match self.jobs.get(&id) {
             Some(job) => self.store.commit(Change::Job(Box::new(job.row()))),
             None => return Ok(JsonVerdict::Over),
@@ -328,6 +330,13 @@ impl Core {
         Some(row)
     }
 
+    /// Keeps a job's end from people until it is recorded; [`Core::delivered`] or [`Core::unsettle`] follows.
+    pub(crate) fn hide(&mut self, id: &JobId) {
+        if let Some(job) = self.jobs.get_mut(id).filter(|job| job.is_finished()) {
+            job.recording = true;
+        }
+    }
+
     /// The record of an outcome failed: the job is its worker's again, so that the outcome can be sent again.
     pub(crate) fn unsettle(&mut self, id: &JobId) {
         let until = Instant::now() + self.timing.grace;
@@ -336,6 +345,7 @@ impl Core {
         };
         self.finished.retain(|finished| finished != id);
         self.finished_prompts = self.finished_prompts.saturating_sub(job.row.prompt.len());
+        job.recording = false;
         job.row.finished_at = None;
         job.row.result_bytes = None;
         job.row.media_type = None;

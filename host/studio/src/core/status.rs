@@ -90,7 +90,7 @@ impl Core {
         let mut jobs: Vec<&Job> = self
             .jobs
             .values()
-            .filter(|job| state.is_none_or(|state| job.state_word() == state))
+            .filter(|job| state.is_none_or(|state| job.shown_state() == state))
             .collect();
         jobs.sort_by_key(|job| std::cmp::Reverse(job.row.seq));
         jobs.truncate(limit);
@@ -109,7 +109,7 @@ impl Core {
         JobStatus {
             job_id: row.id.clone(),
             version: job.version(),
-            state: job.state_word(),
+            state: job.shown_state(),
             kind: row.kind.clone(),
             engine: row.engine.clone(),
             model: row.model.clone(),
@@ -129,7 +129,7 @@ impl Core {
             served_by: row.served_by.clone(),
             queued_at: stamp(row.queued_at),
             started_at: row.started_at.map(stamp),
-            finished_at: row.finished_at.map(stamp),
+            finished_at: row.finished_at.filter(|_| !job.recording).map(stamp),
         }
     }
 

@@ -13,6 +13,7 @@ use worker_wire::JobId;
 use super::upload::{UploadError, receive};
 use super::{authorize, refuse};
 use crate::core::{TakeError, UploadRefusal};
+use crate::store::{Receipt, StoreError};
 use crate::studio::Studio;
 
 /// Body bytes of a refused upload that are read and thrown away, so that the sender gets to read the answer
@@ -53,7 +54,7 @@ pub(super) async fn complete(
 }
 
 async fn store(
-    studio: &Studio,
+    studio: &Arc<Studio>,
     worker: &str,
     id: &JobId,
     limit: u64,
@@ -81,12 +82,31 @@ async fn store(
         }
     };
     part.placed();
-    if let Err(error) = receipt.committed().await {
-        studio.core().unsettle(id);
-        return refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+    match recorded(Arc::clone(studio), worker.to_owned(), id.clone(), receipt).await {
+        Ok(()) => refuse(StatusCode::OK, "complete"),
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
-    studio.core().delivered(worker, id);
-    refuse(StatusCode::OK, "complete")
+}
+
+/// Waits for the record of an upload, in a task of its own: a sender that hangs up now would else leave the job
+/// without an end.
+async fn recorded(
+    studio: Arc<Studio>,
+    worker: String,
+    id: JobId,
+    receipt: Receipt,
+) -> Result<(), StoreError> {
+    let tasks = studio.tasks.clone();
+    let settled = tasks.spawn(async move {
+        let committed = receipt.committed().await;
+        let mut core = studio.core();
+        match committed {
+            Ok(()) => core.delivered(&worker, &id),
+            Err(_) => core.unsettle(&id),
+        }
+        committed
+    });
+    settled.await.unwrap_or(Err(StoreError::Closed))
 }
 
 fn answer(refusal: UploadRefusal) -> Response {
