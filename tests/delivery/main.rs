@@ -33,13 +33,16 @@ async fn one_aside(home: &Home) -> Value {
 
 /// Files that wait for a studio.
 fn spooled(home: &Home) -> usize {
-    let Ok(entries) = std::fs::read_dir(home.path("state/spool")) else {
-        return 0;
+    let files = |folder: &str| {
+        let entries = std::fs::read_dir(home.path(folder)).into_iter().flatten();
+        entries.flatten().map(|entry| entry.path())
     };
-    entries
-        .flatten()
-        .filter(|entry| {
-            entry.path().is_file() && !entry.file_name().to_string_lossy().starts_with('.')
-        })
-        .count()
+    let named = files("state/spool").filter(|path| {
+        let name = path.file_name().unwrap().to_string_lossy();
+        path.is_file() && !name.starts_with('.')
+    });
+    // A file that is written in place is wiped when its result has left.
+    let in_place = files("state/spool-in-place")
+        .filter(|path| std::fs::read(path).is_ok_and(|bytes| bytes.iter().any(|byte| *byte != 0)));
+    named.count() + in_place.count()
 }

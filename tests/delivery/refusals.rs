@@ -154,7 +154,9 @@ async fn a_failure_that_cannot_be_kept_is_told_as_it_is() {
     // As a disk that takes nothing more.
     let spool = home.path("state/spool");
     std::fs::remove_dir_all(&spool).unwrap();
-    std::fs::write(&spool, "").unwrap();
+    for taken in [spool, home.path("state/spool-in-place")] {
+        std::fs::write(taken, "").unwrap();
+    }
     let mut bad = offers::image("job-1", "a fox");
     bad["task"]["width"] = json!(null);
     peer.accepted(&bad).await;

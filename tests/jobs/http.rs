@@ -109,6 +109,18 @@ fn failed(outcome: &Value) -> (&str, bool) {
     )
 }
 
+/// The milliseconds that an exchange without an answer had, why it has none, and whether it may be tried again.
+fn late(outcome: &Value) -> (u64, &str, bool) {
+    let Some([time, failure]) = outcome["TimedOut"].as_array().map(Vec::as_slice) else {
+        panic!("not late: {outcome}");
+    };
+    (
+        time.as_u64().unwrap(),
+        failure["message"].as_str().unwrap(),
+        failure["retryable"].as_bool().unwrap(),
+    )
+}
+
 fn body(outcome: &Value) -> String {
     let bytes = outcome["Responded"]["body"]["Bytes"].as_array();
     let bytes = bytes.unwrap_or_else(|| panic!("no answer: {outcome}"));
@@ -375,13 +387,15 @@ async fn an_answer_without_end_or_none_at_all_is_given_up() {
     for (number, word, may_pass) in [
         (0, "longer than the 100000 bytes", false),
         (1, "longer than the 100000 bytes", false),
-        (2, "did not answer in", true),
         (3, "cannot be reached", true),
     ] {
         let (why, retryable) = failed(&history[number]);
         assert!(why.contains(word), "{why}");
         assert_eq!(retryable, may_pass, "{why}");
     }
+    let (time, why, retryable) = late(&history[2]);
+    assert!(why.contains("did not answer in"), "{why}");
+    assert_eq!((time, retryable), (200, true));
     // What came of the endless one is gone with the job.
     worker_tests::wait::until("an empty scratch folder", || {
         rig.home.scratch_folders().is_empty().then_some(())
@@ -423,7 +437,8 @@ async fn a_repeated_request_ends_with_its_answer_or_its_time() {
     assert_eq!(history[1]["Responded"]["status"], 500);
     assert_eq!(host.asked("/broken").len(), 1, "a failure is an answer");
     assert_eq!(host.asked("/other").len(), 1, "no word where it should be");
-    let (why, retryable) = failed(&history[3]);
+    let (time, why, retryable) = late(&history[3]);
+    assert_eq!(time, 1000, "of the request as a whole");
     // Its time ends between two requests or within one.
     let ended = why.contains("still pending") || why.contains("did not answer");
     assert!(ended && retryable, "{why}");

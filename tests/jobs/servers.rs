@@ -71,6 +71,20 @@ pub(crate) fn call(options: &[&str], target: &str) -> Value {
     json!({"call": {"backend": "stand-in", "arguments": arguments, "request": {"target": target}}})
 }
 
+/// A plugin learns by kind, not by words, that the time is gone, and how long it was.
+#[tokio::test]
+async fn a_call_without_an_answer_in_its_time_says_so_and_how_long_it_had() {
+    let rig = Rig::start("").await;
+    let mut asked = call(&[], "/v1/poll");
+    asked["call"]["request"]["timeout_ms"] = json!(700);
+    asked["call"]["request"]["repeat"] =
+        json!({"pointer": "/job/state", "pending": ["pending", "done"], "every_ms": 20});
+    let history = rig.history("job-1", json!([asked])).await;
+    let late = &history[0]["TimedOut"];
+    assert_eq!(late[0], 700, "{history:?}");
+    assert_eq!(late[1]["retryable"], true, "{history:?}");
+}
+
 #[tokio::test]
 async fn two_jobs_share_a_server_and_other_arguments_do_not() {
     let rig = Rig::start("").await;

@@ -149,6 +149,10 @@ async fn what_a_job_leaves_behind() {
         "{:?}",
         left("state/spool")
     );
+    for place in left("state/spool-in-place") {
+        let bytes = std::fs::read(&place).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 0), "{place:?}");
+    }
     let mut journals = left("state/journal");
     // Beside the journals lies the folder of what they name by digest.
     journals.retain(|path| path.is_file());

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use worker_wire::JobId;
 
 use crate::aside::{Aside, AsideContent, AsideLimits};
+use crate::in_place::FILES;
 use crate::product::{MediaContent, Payload, Product};
 use crate::recover::Recovered;
 use crate::spool::{KeepError, Spool};
@@ -40,6 +41,9 @@ const ASIDE_STEPS: [(&str, bool); 4] = [
 /// Steps of removing what the studio has, with whether it is still in the spool after a kill.
 const REMOVE_STEPS: [(&str, bool); 2] = [("leaving", true), ("row removed", false)];
 
+/// Steps of keeping one in place. A killed process has told the system of all that it wrote.
+const IN_PLACE_STEPS: [&str; 2] = ["written in place", "kept in place"];
+
 fn product(payload: Payload) -> Product {
     Product {
         job_id: JobId::parse("job-1").unwrap(),
@@ -66,9 +70,14 @@ fn bytes() -> Payload {
     media(MediaContent::Bytes(Bytes::from_static(PIXELS)))
 }
 
-fn open(root: &Path, steps: Steps) -> Spool {
+/// Products become files of their own, but for those that fit into `in_place` files.
+fn open_with(root: &Path, in_place: usize, steps: Steps) -> Spool {
     let (spool, aside) = (root.join("spool"), root.join("aside"));
-    Spool::open_stepwise(&spool, &aside, AsideLimits::default(), steps).unwrap()
+    Spool::open_stepwise(&spool, &aside, AsideLimits::default(), in_place, steps).unwrap()
+}
+
+fn open(root: &Path, steps: Steps) -> Spool {
+    open_with(root, 0, steps)
 }
 
 fn stopping_at(step: String) -> Steps {
@@ -104,12 +113,16 @@ fn child() {
     let Ok(told) = std::env::var(CHILD) else {
         return;
     };
-    let [root, act, step] = told.split('|').collect::<Vec<_>>().try_into().unwrap();
+    let [root, in_place, act, step] = told.split('|').collect::<Vec<_>>().try_into().unwrap();
     let root = Path::new(root);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    let spool = open(root, stopping_at(step.to_owned()));
+    let spool = open_with(
+        root,
+        in_place.parse().unwrap(),
+        stopping_at(step.to_owned()),
+    );
     let payload = match act.split_once(' ').unwrap().1 {
         "bytes" => bytes(),
         "file" => media(MediaContent::File(root.join("made.webp"))),
@@ -126,10 +139,14 @@ fn child() {
 
 /// Runs the child up to a step and kills it there; `false`: it never came to that step.
 fn kill_at(root: &Path, act: &str, step: &str) -> bool {
+    kill_with(root, 0, act, step)
+}
+
+fn kill_with(root: &Path, in_place: usize, act: &str, step: &str) -> bool {
     fs::write(root.join("made.webp"), PIXELS).unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "crash_tests::child", "--ignored", "--nocapture"])
-        .env(CHILD, format!("{}|{act}|{step}", root.display()))
+        .env(CHILD, format!("{}|{in_place}|{act}|{step}", root.display()))
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -143,11 +160,12 @@ fn kill_at(root: &Path, act: &str, step: &str) -> bool {
 }
 
 fn in_spool(root: &Path) -> Vec<Vec<u8>> {
-    let spool = open(root, Steps::default());
+    let spool = open_with(root, FILES, Steps::default());
     let kept = |id| spool.load(id).unwrap().unwrap();
-    let content = |kept: crate::Kept| match &kept.row.json {
-        Some(json) => json.get().as_bytes().to_vec(),
-        None => fs::read(spool.media(&kept.id)).unwrap(),
+    let content = |kept: crate::Kept| match (&kept.row.json, &kept.bytes) {
+        (Some(json), _) => json.get().as_bytes().to_vec(),
+        (None, Some(bytes)) => bytes.to_vec(),
+        (None, None) => fs::read(spool.media(&kept.id)).unwrap(),
     };
     spool
         .entries()
@@ -247,6 +265,68 @@ fn killed_while_removing() {
         };
         assert_eq!(spool.recovered(), expected, "{step}");
         assert_eq!(in_aside(root), 0, "{step}");
+    }
+}
+
+#[test]
+fn killed_while_keeping_in_place() {
+    for act in ["keep bytes", "keep json"] {
+        for step in IN_PLACE_STEPS {
+            let root = tempfile::tempdir().unwrap();
+            let root = root.path();
+            assert!(kill_with(root, FILES, act, step), "{act}, {step}");
+            let content = if act == "keep json" {
+                br#"{"n":1.50}"#
+            } else {
+                PIXELS
+            };
+            assert_eq!(in_spool(root), [content], "{act}, {step}");
+            assert_eq!(leftovers(root), [""; 0], "{act}, killed at {step}");
+        }
+    }
+}
+
+#[test]
+fn killed_while_setting_aside_what_is_kept_in_place() {
+    for act in ["aside bytes", "aside json"] {
+        for (step, aside) in ASIDE_STEPS {
+            let root = tempfile::tempdir().unwrap();
+            let root = root.path();
+            let json = act == "aside json";
+            let skipped = json && step == "aside media moved";
+            assert_eq!(kill_with(root, FILES, act, step), !skipped, "{act}, {step}");
+            let waiting = in_spool(root).len();
+            let aside = usize::from(aside || json || skipped);
+            assert_eq!(in_aside(root), aside, "{act}, killed at {step}");
+            assert_eq!(waiting, 1 - aside, "{act}, killed at {step}: in one place");
+            assert_eq!(leftovers(root), [""; 0], "{act}, killed at {step}");
+        }
+    }
+}
+
+#[test]
+fn killed_while_removing_what_is_kept_in_place() {
+    for (step, waiting) in [("leaving", 1), ("wiped", 0)] {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        assert!(kill_with(root, FILES, "remove bytes", step), "{step}");
+        assert_eq!(in_spool(root).len(), waiting, "{step}");
+        assert_eq!(in_aside(root), 0, "{step}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_leaves_nothing_in_place() {
+    for step in IN_PLACE_STEPS {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let spool = open_with(root, FILES, failing_at(step));
+        let refused = spool.keep(product(bytes())).await.unwrap_err();
+        assert!(matches!(refused, KeepError::Full { .. }), "{step}");
+        assert_eq!(spool.waiting(), Some(0), "{step}");
+        assert!(in_spool(root).is_empty(), "{step}");
+        let left = fs::read(root.join("spool-in-place/0")).unwrap();
+        assert!(left.iter().all(|byte| *byte == 0), "{step}");
     }
 }
 

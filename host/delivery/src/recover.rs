@@ -73,13 +73,14 @@ fn leave_spool(spool: &Spool, found: &mut Recovered) -> Result<(), DiskError> {
             disk::remove(&row)?;
             found.finished += 1;
         }
+        found.finished += usize::from(spool.leave_place(&id)?);
     }
     Ok(())
 }
 
 /// A row that the disk spoiled, or media that is not what its row says, cannot be delivered, and is not thrown away.
 fn set_unreadable_aside(spool: &Spool, found: &mut Recovered) -> Result<(), DiskError> {
-    for id in spool.entries()? {
+    for id in spool.rows()? {
         let reason = match spool.load(&id) {
             Ok(None) => continue,
             Ok(Some(kept)) => match &kept.row.media {

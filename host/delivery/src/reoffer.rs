@@ -95,7 +95,7 @@ impl Delivery {
                 return Some(Kept {
                     id,
                     row: Arc::new(row),
-                    bytes: None,
+                    bytes: kept.bytes.clone(),
                 });
             }
         }

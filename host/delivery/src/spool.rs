@@ -1,4 +1,5 @@
-//! Products on their way to the studio: a directory of `<id>.row` files, and `<id>.media` beside those of media.
+//! Products on their way to the studio: a directory of `<id>.row` files, and `<id>.media` beside those of media. Small
+//! ones are kept [in place](crate::in_place) instead, while there is room; what follows is of the others.
 //!
 //! A product enters in this order: its row under a temporary name; its media; the row's real name; and then all of it is
 //! synced at once. A process killed in between leaves a temporary row that says whose media the file beside it is, so
@@ -18,8 +19,8 @@ use crate::aside::{Aside, AsideLimits};
 use crate::disk::{self, DiskError};
 use crate::event::Event;
 use crate::id::EntryId;
+use crate::in_place::{self, InPlace};
 use crate::product::{Kept, MediaContent, Payload, Product};
-use crate::ready::Ready;
 use crate::recover::{self, Recovered};
 use crate::row::{MAX_ROW_BYTES, Row, RowError};
 use crate::steps::Steps;
@@ -32,7 +33,7 @@ pub struct Spool {
     pub(crate) aside: Aside,
     pub(crate) process: Arc<str>,
     recovered: Recovered,
-    ready: Ready,
+    in_place: InPlace,
     pub(crate) steps: Steps,
 }
 
@@ -109,13 +110,14 @@ impl Spool {
         aside: &Path,
         limits: AsideLimits,
     ) -> Result<Self, OpenError> {
-        Self::open_stepwise(dir, aside, limits, Steps::default())
+        Self::open_stepwise(dir, aside, limits, in_place::FILES, Steps::default())
     }
 
     pub(crate) fn open_stepwise(
         dir: &Path,
         aside: &Path,
         limits: AsideLimits,
+        in_place: usize,
         steps: Steps,
     ) -> Result<Self, OpenError> {
         let mut process = [0u8; 8];
@@ -127,7 +129,7 @@ impl Spool {
             aside: Aside::with_steps(aside, limits, steps.clone()),
             process: hex::encode(process).into(),
             recovered: Recovered::default(),
-            ready: Ready::beside(dir),
+            in_place: InPlace::beside(dir, in_place, steps.clone())?,
             steps,
         };
         spool.recovered = recover::run(&spool)?;
@@ -196,29 +198,33 @@ impl Spool {
             RowError::NotJson => KeepError::NotJson { job: job.clone() },
             RowError::Extension => KeepError::Extension { job: job.clone() },
         })?;
-        let written = self.write(&id, &row, &product.payload);
-        if let Err(error) = written {
-            self.undo(&id, &product.payload);
-            return Err(failed(error));
-        }
-        let bytes = match product.payload {
+        let small = match &product.payload {
             Payload::Media {
                 content: MediaContent::Bytes(media),
                 ..
-            } if bytes <= upload::AT_ONCE => Some(media),
+            } if bytes <= upload::AT_ONCE => Some(media.clone()),
             _ => None,
         };
-        Ok(Kept {
+        let row_bytes = encode(&row, &row_path(&self.dir, &id)).map_err(failed)?;
+        let kept = Kept {
             id,
             row: Arc::new(row),
-            bytes,
-        })
+            bytes: small,
+        };
+        if self.in_place.keep(&kept, &row_bytes).map_err(failed)? {
+            return Ok(kept);
+        }
+        if let Err(error) = self.write(&kept.id, &row_bytes, &product.payload) {
+            self.undo(&kept.id, &product.payload);
+            return Err(failed(error));
+        }
+        Ok(kept)
     }
 
-    fn write(&self, id: &EntryId, row: &Row, payload: &Payload) -> Result<(), DiskError> {
+    fn write(&self, id: &EntryId, row: &[u8], payload: &Payload) -> Result<(), DiskError> {
         let row_path = row_path(&self.dir, id);
         let partial = disk::with_suffix(&row_path, ".tmp");
-        let row = self.ready.write(&partial, &encode(row, &row_path)?)?;
+        let row = disk::write_new(&partial, row)?;
         self.steps.at("row written", &partial)?;
         let path = media_path(&self.dir, id);
         let media = self.write_media(&path, payload)?;
@@ -244,7 +250,7 @@ impl Spool {
             }
             MediaContent::Bytes(bytes) => {
                 let partial = disk::with_suffix(path, ".tmp");
-                let file = self.ready.write(&partial, bytes)?;
+                let file = disk::write_new(&partial, bytes)?;
                 self.steps.at("media written", &partial)?;
                 disk::name(&partial, path)?;
                 file
@@ -277,11 +283,27 @@ impl Spool {
 
     /// Names of what waits, oldest first.
     pub(crate) fn entries(&self) -> Result<Vec<EntryId>, DiskError> {
+        let mut entries = self.rows()?;
+        entries.extend(self.in_place.entries());
+        entries.sort_unstable();
+        Ok(entries)
+    }
+
+    /// Those of them that have a row of their own.
+    pub(crate) fn rows(&self) -> Result<Vec<EntryId>, DiskError> {
         Ok(rows_in(&disk::names(&self.dir)?))
+    }
+
+    /// Wipes a product that is kept in place although it has left; whether it was.
+    pub(crate) fn leave_place(&self, id: &EntryId) -> Result<bool, DiskError> {
+        self.in_place.free(id)
     }
 
     /// Reads a row. `Ok(None)`: it is gone. A row that cannot be understood is an error.
     pub(crate) fn load(&self, id: &EntryId) -> Result<Option<Kept>, DiskError> {
+        if let Some(kept) = self.in_place.load(id) {
+            return Ok(Some(kept));
+        }
         let path = row_path(&self.dir, id);
         let bytes = match disk::read_bounded(&path, MAX_ROW_BYTES) {
             Err(e) if e.source.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -312,24 +334,33 @@ impl Spool {
     pub(crate) fn remove(&self, id: &EntryId) -> Result<(), DiskError> {
         let (row, media) = (row_path(&self.dir, id), media_path(&self.dir, id));
         self.steps.at("leaving", &row)?;
-        self.ready.take_back(&row)?;
-        self.steps.at("row removed", &row)?;
-        // What is larger may still be on its way to a studio that had answered before it had all.
-        let is_small = std::fs::symlink_metadata(&media).is_ok_and(|m| m.len() <= upload::AT_ONCE);
-        if is_small {
-            self.ready.take_back(&media)
-        } else {
-            disk::remove(&media)
+        if self.in_place.free(id)? {
+            return self.steps.at("wiped", &row);
         }
+        disk::remove(&row)?;
+        self.steps.at("row removed", &row)?;
+        disk::remove(&media)
     }
 
     /// Takes a product to the aside, with the reason. Killed in between, it is in one of the two.
     pub(crate) fn set_aside(&self, kept: &Kept, reason: &str) -> Result<Vec<Event>, DiskError> {
-        self.aside.admit(kept, reason, &self.media(&kept.id))?;
+        let media = self.media(&kept.id);
+        if let Some(bytes) = self.in_place.load(&kept.id).and_then(|kept| kept.bytes) {
+            let partial = disk::with_suffix(&media, ".tmp");
+            // Left by an attempt that failed.
+            disk::remove(&partial)?;
+            let written = disk::write_new(&partial, &bytes);
+            if let Err(error) = written.and_then(|_| disk::name(&partial, &media)) {
+                disk::remove_quietly(&partial);
+                return Err(error);
+            }
+        }
+        self.aside.admit(kept, reason, &media)?;
         let row = row_path(&self.dir, &kept.id);
         disk::remove(&row)?;
         self.steps.at("row removed after aside", &row)?;
         disk::sync_dir(&self.dir)?;
+        self.in_place.free(&kept.id)?;
         Ok(self.aside.trim())
     }
 }

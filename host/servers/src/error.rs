@@ -188,19 +188,3 @@ impl CallError {
         )
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Plugins go by these words: see the contract.
-    #[test]
-    fn a_call_that_is_late_says_so_in_the_words_of_the_contract() {
-        let late = CallError::TimedOut {
-            program: "draw-server".to_owned(),
-            limit: Duration::from_secs(5),
-        };
-        let words = "draw-server as a server did not answer within 5000 ms";
-        assert_eq!(late.to_string(), words);
-    }
-}

@@ -262,32 +262,44 @@ pub(crate) async fn draw(
     held: &Held,
 ) -> Result<Picture, Gone> {
     let make = || call(launch, plan, held, submit(launch, held));
-    let id = answer::submitted(&perform(context, make).await?)?;
+    // Late with taking the job is nothing drawn yet, and most of the time left.
+    let taken = perform(context, make).await;
+    let id = answer::submitted(&taken.map_err(|unanswered| unanswered.why)?)?;
     let make = || Call {
         on_cancel: Some(cancel(&id)),
         ..call(launch, plan, held, ask(&id, plan))
     };
-    let done = perform(context, make)
-        .await
-        .map_err(|why| match late(&why) {
-            Some(given) => Gone::TooLong(given),
-            None => Gone::GaveUp(why),
-        })?;
+    let done = perform(context, make).await?;
     Ok(answer::finished(context, done, plan.ext).await?)
 }
 
-/// The time that a call had, where it was not answered within it: the host's words for that are part of the contract.
-fn late(why: &str) -> Option<u64> {
-    let (_, rest) = why.split_once(" did not answer within ")?;
-    rest.strip_suffix(" ms")?.parse().ok()
+/// Why a call has no answer.
+struct Unanswered {
+    why: String,
+    /// The milliseconds that it had, where they passed.
+    after: Option<u64>,
 }
 
-async fn perform(context: &Context, make: impl FnOnce() -> Call) -> Result<Response, String> {
-    match context.perform(|| Effect::Call(make())).await {
-        Ok(Outcome::Responded(response)) => Ok(response),
-        Ok(_) => Err("the host answered a call with something else".to_owned()),
-        Err(failure) => Err(failure.message),
+impl From<Unanswered> for Gone {
+    fn from(unanswered: Unanswered) -> Self {
+        match unanswered.after {
+            Some(given) => Self::TooLong(given),
+            None => Self::GaveUp(unanswered.why),
+        }
     }
+}
+
+async fn perform(context: &Context, make: impl FnOnce() -> Call) -> Result<Response, Unanswered> {
+    let (why, after) = match context.perform(|| Effect::Call(make())).await {
+        Ok(Outcome::Responded(response)) => return Ok(response),
+        Ok(Outcome::TimedOut((given, failure))) => (failure.message, Some(given)),
+        Ok(_) => (
+            "the host answered a call with something else".to_owned(),
+            None,
+        ),
+        Err(failure) => (failure.message, None),
+    };
+    Err(Unanswered { why, after })
 }
 
 fn call(launch: &Launch<'_>, plan: &Plan, held: &Held, request: Request) -> Call {

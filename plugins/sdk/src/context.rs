@@ -74,6 +74,7 @@ impl Context {
     pub async fn call(&self, call: Call) -> Result<Response, Failure> {
         match self.perform(|| Effect::Call(call)).await? {
             Outcome::Responded(response) => Ok(response),
+            Outcome::TimedOut((_, failure)) => Err(failure),
             other => Err(mismatch("a call", &other)),
         }
     }
@@ -86,6 +87,7 @@ impl Context {
     pub async fn http(&self, request: Request) -> Result<Response, Failure> {
         match self.perform(|| Effect::Http(request)).await? {
             Outcome::Responded(response) => Ok(response),
+            Outcome::TimedOut((_, failure)) => Err(failure),
             other => Err(mismatch("a request", &other)),
         }
     }
@@ -167,7 +169,7 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// What the host could not or would not do.
+    /// What the host could not or would not do. A call or a request that had no answer in its time is an `Ok` here.
     pub async fn perform(&self, make: impl FnOnce() -> Effect) -> Result<Outcome, Failure> {
         // Boxed, so that a closure that borrows across the await need not be `Unpin`.
         let make = Box::new(make);
@@ -194,6 +196,7 @@ fn mismatch(asked: &str, outcome: &Outcome) -> Failure {
         Outcome::Waited => "a wait's end",
         Outcome::Other(_) => "the answer of an effect by name",
         Outcome::Failed(_) => "a failure",
+        Outcome::TimedOut(_) => "a time that is over",
     };
     bug(&format!(
         "{asked} was answered with {got}; another version of the plugin made this history, \

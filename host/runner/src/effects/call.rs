@@ -1,7 +1,7 @@
 //! Asking a native server that is kept warm.
 //!
 //! All that a plugin says of the launch and of the request is checked before a server is looked for. The plugin learns
-//! from `failed` alone: `retryable` says that the same call may work when it is asked again, its absence that this server
+//! from the outcome alone: of `failed`, `retryable` says that the same call may work when it is asked again, its absence that this server
 //! is not to be had now, so that the plugin may run the program once per job instead.
 
 use std::ffi::OsString;
@@ -18,7 +18,7 @@ use super::arguments::{self, KnownOptions, Places};
 use super::command::{declared, says_anything, watch};
 use super::perform::Tools;
 use super::request::{Terms, one_place, prepare, respond};
-use super::{Refused, environment};
+use super::{Refused, Undone, environment};
 use crate::programs::ProgramState;
 
 /// The shortest pause between two of a repeated request. Shorter only keeps the server from its work.
@@ -28,7 +28,7 @@ pub(super) async fn call(
     tools: &Tools<'_>,
     call: Call,
     files: &JobFiles,
-) -> Result<Response, Failure> {
+) -> Result<Response, Undone> {
     let rules = &tools.shared.settings.programs;
     rules.check(tools.engine.identity())?;
     let (backend, program) = declared(tools, &call.backend)?;
@@ -64,7 +64,7 @@ pub(super) async fn call(
         answer = calling => answer,
         never = watching => never,
     };
-    respond(answered(answer.map_err(no_answer)?), files).await
+    Ok(respond(answered(answer.map_err(no_answer)?), files).await?)
 }
 
 /// Ends idle servers, the one used longest ago first, until there is memory for the job. The server that is asked, where
@@ -247,9 +247,13 @@ fn no_server(error: ServerError) -> Failure {
     }
 }
 
-fn no_answer(error: CallError) -> Failure {
-    Failure {
+fn no_answer(error: CallError) -> Undone {
+    let failure = Failure {
         message: error.to_string(),
         retryable: error.is_passing(),
+    };
+    match error {
+        CallError::TimedOut { limit, .. } => Undone::Late(limit, failure),
+        _ => Undone::Failed(failure),
     }
 }

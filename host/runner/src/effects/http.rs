@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use url::Url;
-use worker_egress::{Answered, Body, Exchange};
+use worker_egress::{Answered, Body, Exchange, ExchangeError};
 use worker_files::JobFiles;
 use worker_plugins::SecretGrant;
 use worker_plugins::contract::{Failure, Request, Response};
 use worker_servers::Repeat;
 
-use super::Refused;
 use super::perform::Tools;
 use super::request::{Prepared, Terms, not_answered, one_place, prepare, respond};
 use super::urls::on_granted_host;
+use super::{Refused, Undone};
 use crate::journal::bare_url;
 
 /// How long a request takes that names no time: an answer that is not there after a minute is not coming.
@@ -29,7 +29,7 @@ pub(super) async fn http(
     tools: &Tools<'_>,
     request: Request,
     files: &JobFiles,
-) -> Result<Response, Failure> {
+) -> Result<Response, Undone> {
     let grants = tools.engine.grants();
     // An offer's URLs are for fetching only: a request could carry the job's text there.
     if !on_granted_host(&request.target, &grants.hosts) {
@@ -59,7 +59,7 @@ pub(super) async fn http(
         secret: &secret,
     };
     let prepared = prepare(tools, &request, &terms, files).await?;
-    respond(send(tools, url, prepared, files).await?, files).await
+    Ok(respond(send(tools, url, prepared, files).await?, files).await?)
 }
 
 /// Sends it, again while its answer says that there is none yet.
@@ -68,7 +68,7 @@ async fn send(
     url: Url,
     prepared: Prepared,
     files: &JobFiles,
-) -> Result<Answered, Failure> {
+) -> Result<Answered, Undone> {
     let (egress, cancel) = (&tools.shared.egress, &tools.reservation.cancel);
     let whole = prepared.timeout;
     let deadline = Instant::now() + whole;
@@ -85,10 +85,15 @@ async fn send(
     let spill = one_place(files);
     loop {
         exchange.timeout = deadline.saturating_duration_since(Instant::now());
-        let answered = egress
-            .exchange(&exchange, &spill, cancel)
-            .await
-            .map_err(not_answered)?;
+        let answered =
+            egress
+                .exchange(&exchange, &spill, cancel)
+                .await
+                .map_err(|error| match error {
+                    // Of one that is asked again the last had less time than the request as a whole.
+                    ExchangeError::TimedOut { .. } => Undone::Late(whole, not_answered(error)),
+                    _ => Undone::Failed(not_answered(error)),
+                })?;
         let pending = |repeat: &&Repeat| {
             // One that failed is the last.
             (200..300).contains(&answered.status)
@@ -103,11 +108,11 @@ async fn send(
             removed.map_err(|error| not_removed(&error))?;
         }
         if Instant::now() + repeat.every >= deadline {
-            return Err(still_pending(whole));
+            return Err(Undone::Late(whole, still_pending(whole)));
         }
         tokio::select! {
             () = tokio::time::sleep(repeat.every) => {}
-            () = cancel.cancelled() => return Err(cancelled()),
+            () = cancel.cancelled() => return Err(cancelled().into()),
         }
     }
 }

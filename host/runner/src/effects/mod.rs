@@ -23,7 +23,9 @@ pub(crate) use urls::OfferTexts;
 #[cfg(test)]
 mod tests;
 
-use worker_plugins::contract::Failure;
+use std::time::Duration;
+
+use worker_plugins::contract::{Failure, Outcome};
 
 /// Why an effect was not even tried.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -134,4 +136,46 @@ impl From<Refused> for Failure {
             retryable,
         }
     }
+}
+
+/// Why an effect has no result.
+#[derive(Debug)]
+enum Undone {
+    /// The host could not or would not do it.
+    Failed(Failure),
+    /// No answer came within the time that it had.
+    Late(Duration, Failure),
+}
+
+impl Undone {
+    fn failure(&self) -> &Failure {
+        match self {
+            Self::Failed(failure) | Self::Late(_, failure) => failure,
+        }
+    }
+}
+
+impl From<Failure> for Undone {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Refused> for Undone {
+    fn from(refused: Refused) -> Self {
+        Self::Failed(refused.into())
+    }
+}
+
+impl From<Undone> for Outcome {
+    fn from(undone: Undone) -> Self {
+        match undone {
+            Undone::Failed(failure) => Self::Failed(failure),
+            Undone::Late(time, failure) => Self::TimedOut((milliseconds(time), failure)),
+        }
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -14,7 +14,7 @@ use worker_plugins::Engine;
 use worker_plugins::contract::{Effect, Failure, Outcome, Range};
 use worker_wire::{JobId, StudioLink};
 
-use super::{OfferTexts, Refused, call, command, fetch, http};
+use super::{OfferTexts, Refused, Undone, call, command, fetch, http};
 use crate::finish::part;
 use crate::offers::Shared;
 use crate::slot::Reservation;
@@ -128,14 +128,14 @@ impl<'a> Performer<'a> {
         let mut outcomes = Vec::with_capacity(effects.len());
         for effect in effects {
             let outcome = if self.tools.reservation.cancel.is_cancelled() {
-                Err(Failure {
+                Err(Undone::Failed(Failure {
                     message: "the job was cancelled".to_owned(),
                     retryable: false,
-                })
+                }))
             } else {
                 self.one(effect, files, &waits).await
             };
-            outcomes.push(outcome.unwrap_or_else(Outcome::Failed));
+            outcomes.push(outcome.unwrap_or_else(Outcome::from));
         }
         // A timer that is over already still costs its tick of a millisecond.
         if until > Instant::now() {
@@ -152,15 +152,17 @@ impl<'a> Performer<'a> {
         effect: Effect,
         files: &JobFiles,
         waits: &Result<Duration, Failure>,
-    ) -> Result<Outcome, Failure> {
+    ) -> Result<Outcome, Undone> {
         match effect {
-            Effect::Fetch(downloads) => fetch::fetch(&self.tools, downloads, files)
-                .await
-                .map(Outcome::Files),
-            Effect::Run(command) => command::run(&self.tools, command, files)
-                .await
-                .map(Outcome::Exited),
-            Effect::Read(range) => self.read(range, files).await,
+            Effect::Fetch(downloads) => {
+                let files = fetch::fetch(&self.tools, downloads, files).await?;
+                Ok(Outcome::Files(files))
+            }
+            Effect::Run(command) => {
+                let exit = command::run(&self.tools, command, files).await?;
+                Ok(Outcome::Exited(exit))
+            }
+            Effect::Read(range) => Ok(self.read(range, files).await?),
             Effect::Write((name, parts)) => {
                 worker_files::check_bare_name(&name).map_err(|_| Refused::file_name(&name))?;
                 let parts: Vec<_> = parts.into_iter().map(part).collect();
@@ -173,10 +175,12 @@ impl<'a> Performer<'a> {
                         "milliseconds to wait",
                         milliseconds.into(),
                         MAX_WAIT_MS.into(),
-                    ));
+                    )
+                    .into());
                 }
                 // All of a round are waited for together, at its end.
-                waits.clone().map(|_| Outcome::Waited)
+                waits.clone()?;
+                Ok(Outcome::Waited)
             }
             Effect::Call(asked) => call::call(&self.tools, asked, files)
                 .await
@@ -185,7 +189,7 @@ impl<'a> Performer<'a> {
                 let answer = http::http(&self.tools, request, files).await;
                 let withheld = match &answer {
                     Ok(response) => worker_egress::is_transient(response.status),
-                    Err(failure) => failure.retryable,
+                    Err(undone) => undone.failure().retryable,
                 };
                 if withheld {
                     self.tools.withheld.note();

@@ -378,10 +378,7 @@ fn the_command_goes_on_where_the_server_gives_up() {
 #[test]
 fn a_server_that_took_all_the_time_of_the_job_ends_it() {
     let raw = with_server(r#""ext":"png""#, FILES, "");
-    let late = |ms: u64| {
-        let text = format!("sd-server as a server did not answer within {ms} ms");
-        Outcome::Failed(Failure::retryable(text))
-    };
+    let late = |ms: u64| Outcome::TimedOut((ms, Failure::retryable("late")));
     for (given, said, named) in [
         (3_600_000, "after 60 minutes", "timeout-minutes"),
         (1_800_000, "after 30 minutes", "program_timeout_secs"),

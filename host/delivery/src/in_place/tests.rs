@@ -1,0 +1,160 @@
+use std::time::SystemTime;
+
+use worker_wire::JobId;
+
+use super::*;
+use crate::aside::AsideLimits;
+use crate::product::{MediaContent, Payload, Product};
+use crate::spool::Spool;
+
+fn product(job: &str, payload: Payload) -> Product {
+    Product {
+        job_id: JobId::parse(job).unwrap(),
+        kind: "k".into(),
+        model: "m".into(),
+        prompt: "a secret garden".into(),
+        studio: "http://studio".into(),
+        worker_id: "w-1".into(),
+        session: 1,
+        finished_at: SystemTime::now(),
+        payload,
+    }
+}
+
+fn picture(bytes: &[u8]) -> Payload {
+    Payload::Media {
+        content: MediaContent::Bytes(Bytes::copy_from_slice(bytes)),
+        ext: "webp".into(),
+        media_type: None,
+    }
+}
+
+fn open(root: &Path) -> Spool {
+    let (spool, aside) = (root.join("spool"), root.join("aside"));
+    let steps = Steps::default();
+    Spool::open_stepwise(&spool, &aside, AsideLimits::default(), FILES, steps).unwrap()
+}
+
+fn keep(spool: &Spool, job: &str, bytes: &[u8]) -> Kept {
+    spool.keep_here(product(job, picture(bytes))).unwrap()
+}
+
+/// The contents of the files in place.
+fn lying(root: &Path) -> Vec<Vec<u8>> {
+    let dir = root.join("spool-in-place");
+    let names = disk::names(&dir).unwrap();
+    names
+        .iter()
+        .map(|name| fs::read(dir.join(name)).unwrap())
+        .collect()
+}
+
+fn has_words(bytes: &[u8], words: &str) -> bool {
+    bytes
+        .windows(words.len())
+        .any(|window| window == words.as_bytes())
+}
+
+#[test]
+fn one_file_serves_one_product_after_another_and_is_wiped() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let spool = open(root);
+    for bytes in ["a long picture", "short", "", "the longest picture of all"] {
+        let kept = keep(&spool, "job-1", bytes.as_bytes());
+        assert_eq!(spool.waiting(), Some(1));
+        let loaded = spool.load(kept.id()).unwrap().unwrap();
+        assert_eq!(loaded.bytes.as_deref(), Some(bytes.as_bytes()));
+        assert!(has_words(&lying(root).concat(), "a secret garden"));
+        // Another process finds the same.
+        let again = open(root).load(kept.id()).unwrap().unwrap();
+        assert_eq!(again.bytes.as_deref(), Some(bytes.as_bytes()));
+        assert_eq!(again.row.prompt, "a secret garden");
+        spool.remove(kept.id()).unwrap();
+        assert_eq!(spool.waiting(), Some(0));
+        assert!(lying(root).concat().iter().all(|byte| *byte == 0));
+    }
+    assert_eq!(lying(root).len(), 1);
+    assert!(disk::names(&root.join("spool")).unwrap().is_empty());
+}
+
+#[test]
+fn what_does_not_fit_gets_files_of_its_own() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let spool = open(root);
+    let most = vec![7; usize::try_from(LONGEST_MEDIA).unwrap()];
+    let more = vec![7; most.len() + 1];
+    keep(&spool, "job-1", &most);
+    assert_eq!(spool.rows().unwrap().len(), 0);
+    keep(&spool, "job-2", &more);
+    assert_eq!(spool.rows().unwrap().len(), 1);
+    let json = format!("\"{}\"", "x".repeat(usize::try_from(LONGEST_ROW).unwrap()));
+    let long = product("job-3", Payload::Json(json));
+    spool.keep_here(long).unwrap();
+    assert_eq!(spool.rows().unwrap().len(), 2);
+    // And what there is no file for.
+    for number in 0..FILES {
+        keep(&spool, &format!("job-4-{number}"), b"small");
+    }
+    assert_eq!(spool.rows().unwrap().len(), 3);
+    let kept = spool.entries().unwrap();
+    assert_eq!(kept.len(), FILES + 3);
+    assert!(kept.is_sorted(), "oldest first, wherever they are");
+    assert_eq!(open(root).entries().unwrap(), kept);
+}
+
+/// What a power cut left of a product was not answered for; what is whole is.
+#[test]
+fn a_product_that_is_not_whole_is_none_and_is_wiped() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let file = root.join("spool-in-place/0");
+    let spool = open(root);
+    keep(&spool, "job-1", b"pixels");
+    drop(spool);
+    let whole = fs::read(&file).unwrap();
+    for place in [0, 9, HEAD - 1, HEAD, whole.len() - 1] {
+        let mut spoiled = whole.clone();
+        spoiled[place] ^= 1;
+        fs::write(&file, &spoiled).unwrap();
+        assert_eq!(open(root).waiting(), Some(0), "{place}");
+        assert!(lying(root).concat().iter().all(|byte| *byte == 0));
+    }
+    for length in [0, 3, HEAD, whole.len() - 1] {
+        fs::write(&file, &whole[..length]).unwrap();
+        assert_eq!(open(root).waiting(), Some(0), "{length}");
+    }
+    // Longer than anything that is ever kept here.
+    let mut huge = whole.clone();
+    huge[HEAD - 8..].fill(0xff);
+    fs::write(&file, &huge).unwrap();
+    assert_eq!(open(root).waiting(), Some(0));
+    fs::write(&file, &whole).unwrap();
+    assert_eq!(open(root).waiting(), Some(1));
+}
+
+#[test]
+fn somebody_who_tidies_up_costs_no_product() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let spool = open(root);
+    let kept = keep(&spool, "job-1", b"pixels");
+    spool.remove(kept.id()).unwrap();
+    fs::remove_dir_all(root.join("spool-in-place")).unwrap();
+    keep(&spool, "job-2", b"pixels");
+    assert_eq!(open(root).waiting(), Some(1), "it is where it can be found");
+}
+
+#[cfg(unix)]
+#[test]
+fn nobody_else_may_read_them() {
+    use std::os::unix::fs::PermissionsExt;
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    keep(&open(root), "job-1", b"pixels");
+    for (path, mode) in [("spool-in-place", 0o700), ("spool-in-place/0", 0o600)] {
+        let found = fs::metadata(root.join(path)).unwrap().permissions().mode();
+        assert_eq!(found & 0o777, mode, "{path}");
+    }
+}
