@@ -24,11 +24,11 @@ const SHIFT: f32 = 1.25;
 /// How far the sum of two of them may be from the sum's own: each is cut off, which makes 2, and
 /// what 32-bit floats round off is less than half of 1. The rest is for safety's sake.
 const UNSURE: usize = 4;
-/// A cell of the table spans 1024 of them. Larger cells have more pixels looked at closely,
+/// A cell of the table spans 256 of them. Larger cells have more pixels looked at closely,
 /// smaller ones cost cache.
-const POSITION_BITS: u32 = 10;
-const CELLS: usize = 8192;
-/// Marks a cell in which, or next to which, a level starts.
+const POSITION_BITS: u32 = 8;
+const CELLS: usize = 1 << 15;
+/// Stands for the level of a cell in which, or next to which, a level starts.
 const LOOK_CLOSELY: u8 = u8::MAX;
 /// Stands for the colour of such a cell. There are 1024 colours at most.
 const UNKNOWN: u16 = u16::MAX;
@@ -47,10 +47,8 @@ pub(crate) type Rgb = [u8; 3];
 pub(crate) struct Pattern {
     /// Each colour that can occur, once.
     pub(crate) palette: Vec<Rgb>,
-    /// Index into the palette, by ring and level.
+    /// Index into the palette, by ring and level; [`UNKNOWN`] at [`LOOK_CLOSELY`].
     colours: Box<[u16; RINGS * LEVELS]>,
-    /// The same by ring and cell, or [`UNKNOWN`].
-    known: Box<[u16; RINGS * CELLS]>,
     levels: Levels,
     columns: Vec<Line>,
     rows: Vec<Line>,
@@ -74,7 +72,6 @@ impl Pattern {
         let (palette, colours) = colours(&digest::of(text), &levels);
         Self {
             palette,
-            known: known(&colours, &levels),
             colours,
             levels,
             columns: lines(width, |place| (place / WAVE_LENGTH + phase).sin()),
@@ -105,18 +102,25 @@ impl Pattern {
     fn colour(&self, column: Line, line: Line) -> u16 {
         let ring = column.ring.max(line.ring) as usize;
         let cell = cell((column.position + line.position) as usize);
-        let place = ring * CELLS + cell;
-        let colour = self.known.get(place % self.known.len()).copied();
-        match colour {
-            Some(colour) if colour != UNKNOWN => colour,
-            _ => self.exactly(ring, cell, column.wave + line.wave),
+        let level = self.levels.cells.get(cell).copied().unwrap_or(LOOK_CLOSELY);
+        match self.colour_of(ring, level.into()) {
+            UNKNOWN => self.exactly(ring, cell, column.wave + line.wave),
+            colour => colour,
         }
+    }
+
+    #[inline]
+    fn colour_of(&self, ring: usize, level: usize) -> u16 {
+        let place = ring * LEVELS + level;
+        self.colours
+            .get(place % (RINGS * LEVELS))
+            .copied()
+            .unwrap_or_default()
     }
 
     #[cold]
     fn exactly(&self, ring: usize, cell: usize, sum: f32) -> u16 {
-        let place = ring * LEVELS + self.levels.exactly(cell, sum);
-        self.colours.get(place).copied().unwrap_or_default()
+        self.colour_of(ring, self.levels.exactly(cell, sum))
     }
 }
 
@@ -171,20 +175,24 @@ impl Levels {
             .collect();
         starts.sort_by(f32::total_cmp);
         starts.dedup();
-        let mut cells = Box::new([0; CELLS]);
+        let mut cells = Box::new([LOOK_CLOSELY; CELLS]);
         let mut floors = Box::new([0; CELLS]);
-        for (level, start) in starts.iter().enumerate() {
+        let mut from = 0;
+        for level in 0..=starts.len() {
+            let number = u8::try_from(level).unwrap_or(LOOK_CLOSELY);
             // Both shifts, as in the sum of a column's position and a row's.
-            let place = position(start + SHIFT) as usize;
-            let (first, last) = (cell(place - UNSURE), cell(place + UNSURE));
-            if let Some(close) = cells.get_mut(first..=last) {
-                close.fill(LOOK_CLOSELY);
-            }
-            for table in [&mut cells, &mut floors] {
-                if let Some(after) = table.get_mut(last + 1..) {
-                    after.fill(u8::try_from(level + 1).unwrap_or(LOOK_CLOSELY));
+            let start = starts
+                .get(level)
+                .map(|start| position(start + SHIFT) as usize);
+            let (sure, all) = start.map_or((CELLS, CELLS), |place| {
+                (cell(place - UNSURE), cell(place + UNSURE) + 1)
+            });
+            for (table, end) in [(&mut cells, sure), (&mut floors, all)] {
+                if let Some(own) = table.get_mut(from..end) {
+                    own.fill(number);
                 }
             }
+            from = all;
         }
         Self {
             starts,
@@ -255,7 +263,7 @@ fn first_that_reaches(value: i32, weight: f32) -> f32 {
 fn colours(digest: &[u8; 32], levels: &Levels) -> (Vec<Rgb>, Box<[u16; RINGS * LEVELS]>) {
     let mut palette: Vec<Rgb> = Vec::new();
     let mut known: HashMap<Rgb, u16> = HashMap::with_capacity(RINGS * LEVELS);
-    let mut colours = Box::new([0; RINGS * LEVELS]);
+    let mut colours = Box::new([UNKNOWN; RINGS * LEVELS]);
     for (ring, base) in digest.chunks_exact(3).take(RINGS).enumerate() {
         for (level, sum) in levels.samples().enumerate() {
             let mut colour: Rgb = [0; 3];
@@ -274,26 +282,6 @@ fn colours(digest: &[u8; 32], levels: &Levels) -> (Vec<Rgb>, Box<[u16; RINGS * L
         }
     }
     (palette, colours)
-}
-
-/// The colours of all cells that lie in one level.
-fn known(colours: &[u16; RINGS * LEVELS], levels: &Levels) -> Box<[u16; RINGS * CELLS]> {
-    let mut known = Box::new([UNKNOWN; RINGS * CELLS]);
-    let mut start = 0;
-    for cells in levels.cells.chunk_by(|one, next| one == next) {
-        let end = start + cells.len();
-        let level = cells.first().copied().unwrap_or(LOOK_CLOSELY);
-        if level != LOOK_CLOSELY {
-            for (colours, known) in colours.chunks(LEVELS).zip(known.chunks_mut(CELLS)) {
-                let colour = colours.get(usize::from(level)).copied();
-                if let Some(cells) = known.get_mut(start..end) {
-                    cells.fill(colour.unwrap_or(UNKNOWN));
-                }
-            }
-        }
-        start = end;
-    }
-    known
 }
 
 #[cfg(test)]

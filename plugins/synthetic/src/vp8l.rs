@@ -1,6 +1,6 @@
 //! Writes lossless WebP images of few colours.
 //!
-//! The pattern's pixels are indices into some hundred colours, and runs of one colour are long.
+//! The pattern's pixels are indices into some hundred colours, and many follow one of the same colour.
 //! So the writer uses three things of the format and no others: each colour is spelled out once,
 //! is called by its slot in the colour cache from then on, and runs are copies of the pixel before.
 //! One prefix code serves nearly every pixel, no transform has to be undone, and both writing
@@ -22,11 +22,11 @@ const LENGTHS_AT: usize = 256;
 const CACHE_AT: usize = LENGTHS_AT + 24;
 const GREENS: usize = CACHE_AT + (1 << CACHE_BITS);
 /// Longest copy that one length can say.
-const LONGEST_COPY: usize = 4096;
-/// A copy costs about as much as this many pixels.
-const SHORTEST_COPY: usize = 3;
+const LONGEST_COPY: u32 = 4096;
+/// Longest run whose pixels are called one by one: more bits, but fewer symbols of two kinds in turns.
+const LONGEST_SPELLED: u32 = 3;
 /// Pixels between two looks at the sandbox's clock and fuel, which every turn of a loop takes. More makes longer code for nothing.
-const UNROLLED: usize = 4;
+const UNROLLED: usize = 8;
 /// Rows that are counted. More take time, fewer make codes that fit the image less.
 const SAMPLED_ROWS: usize = 16;
 /// In which order the lengths of the code for code lengths stand.
@@ -44,11 +44,12 @@ pub(crate) fn append_chunk(
     mut row: impl FnMut(usize, &mut [u16]),
 ) {
     let mut pixels = vec![0; width as usize];
+    let mut runs = Runs::of_width(width as usize);
     let slots: Vec<u16> = palette.iter().map(|colour| slot(*colour)).collect();
     let mut counts = Counts::of_palette(palette, &slots);
     for y in (0..height as usize).step_by((height as usize / SAMPLED_ROWS).max(1)) {
         row(y, &mut pixels);
-        walk(&pixels, &mut counts);
+        runs.walk(&pixels, &mut counts);
     }
     let codes = counts.codes();
 
@@ -58,10 +59,10 @@ pub(crate) fn append_chunk(
     let image_at = bytes.len();
     let mut writer = BitWriter::new(bytes);
     write_head(&mut writer, width, height, &codes);
-    let mut image = Image::new(&mut writer, &codes, palette, &slots);
+    let mut image = Image::new(&mut writer, pixels.len(), &codes, palette, &slots);
     for y in 0..height as usize {
         row(y, &mut pixels);
-        walk(&pixels, &mut image);
+        runs.walk(&pixels, &mut image);
     }
     writer.finish();
     let size = bytes.len() - image_at;
@@ -73,72 +74,57 @@ pub(crate) fn append_chunk(
     }
 }
 
-/// What a row's symbols go into: first the counts, then the image.
+/// What runs of pixels go into: first the counts, then the image.
 trait Symbols {
-    /// A pixel: its colour by its slot of the cache where that holds it, else spelled out.
-    fn pixel(&mut self, colour: u16);
-
-    /// The pixel before, so many times again; at most [`LONGEST_COPY`].
-    fn copy(&mut self, length: usize);
+    /// The runs of a row: of each, its colour and its length.
+    fn row(&mut self, runs: impl Iterator<Item = (u16, u32)>);
 }
 
-/// Turns a row into symbols.
-#[inline]
-fn walk(pixels: &[u16], symbols: &mut impl Symbols) {
-    let mut run = Run::default();
-    let mut several = pixels.chunks_exact(UNROLLED);
-    for pixels in several.by_ref() {
-        for &colour in pixels {
-            run.go_on(colour, symbols);
+/// Finds the runs of a row.
+struct Runs {
+    /// Of each run, where it ends, and its colour in the lower half. Longer than there are runs.
+    ends: Vec<u32>,
+}
+
+impl Runs {
+    fn of_width(width: usize) -> Self {
+        Self {
+            ends: vec![0; width],
         }
     }
-    for &colour in several.remainder() {
-        run.go_on(colour, symbols);
-    }
-    run.end(symbols);
-}
 
-/// Pixels of one colour, one after another.
-#[derive(Default)]
-struct Run {
-    colour: Option<u16>,
-    /// How often again.
-    times: usize,
-}
-
-impl Run {
+    /// Whether a pixel differs from the one before is as good as random, so it is counted, and never branched upon.
     #[inline]
-    fn go_on(&mut self, colour: u16, symbols: &mut impl Symbols) {
-        if self.colour == Some(colour) {
-            self.times += 1;
-            return;
+    fn walk(&mut self, pixels: &[u16], symbols: &mut impl Symbols) {
+        let mut count = 0;
+        let mut before = pixels.first().copied().unwrap_or_default();
+        let mut end = 0;
+        let mut look = |colour: u16, ends: &mut [u32]| {
+            count += usize::from(colour != before);
+            before = colour;
+            end += 1 << u16::BITS;
+            if let Some(place) = ends.get_mut(count) {
+                *place = end | u32::from(colour);
+            }
+        };
+        let mut several = pixels.chunks_exact(UNROLLED);
+        for pixels in several.by_ref() {
+            for &colour in pixels {
+                look(colour, &mut self.ends);
+            }
         }
-        if self.times > 0 {
-            self.end(symbols);
+        for &colour in several.remainder() {
+            look(colour, &mut self.ends);
         }
-        self.colour = Some(colour);
-        symbols.pixel(colour);
-    }
-
-    #[inline]
-    fn end(&mut self, symbols: &mut impl Symbols) {
-        if let Some(colour) = self.colour {
-            repeat(colour, self.times, symbols);
-        }
-        self.times = 0;
-    }
-}
-
-/// The pixel before, which is of that colour, so many times again.
-#[inline]
-fn repeat(colour: u16, mut times: usize, symbols: &mut impl Symbols) {
-    while times >= SHORTEST_COPY {
-        let length = times.min(LONGEST_COPY);
-        symbols.copy(length);
-        times -= length;
-    }
-    for _ in 0..times {
-        symbols.pixel(colour);
+        let mut start = 0;
+        let runs = self.ends.get(..=count).unwrap_or_default();
+        symbols.row(runs.iter().map(|&run| {
+            let colour = u16::try_from(run & u32::from(u16::MAX)).unwrap_or_default();
+            let end = run >> u16::BITS;
+            let length = end - start;
+            start = end;
+            (colour, length)
+        }));
     }
 }
 
@@ -211,23 +197,38 @@ impl Counts<'_> {
 }
 
 impl Symbols for Counts<'_> {
-    fn pixel(&mut self, colour: u16) {
-        if self.cache.holds(colour) {
-            self.call(colour);
-        } else {
-            self.literal(colour);
-            self.cache.insert(colour);
+    fn row(&mut self, runs: impl Iterator<Item = (u16, u32)>) {
+        for (colour, length) in runs {
+            if !self.cache.holds(colour) {
+                self.literal(colour);
+                self.cache.insert(colour);
+            } else if length <= LONGEST_SPELLED {
+                for _ in 0..length {
+                    self.call(colour);
+                }
+                continue;
+            } else {
+                self.call(colour);
+            }
+            for copied in copies(length - 1) {
+                add(&mut self.greens, LENGTHS_AT + prefix_code(copied).symbol);
+            }
         }
     }
+}
 
-    fn copy(&mut self, length: usize) {
-        add(&mut self.greens, LENGTHS_AT + prefix_code(length).symbol);
-    }
+/// What copies make up a length.
+fn copies(length: u32) -> impl Iterator<Item = u32> {
+    let whole = length / LONGEST_COPY;
+    let rest = length % LONGEST_COPY;
+    let rest = (rest > 0).then_some(rest);
+    (0..whole).map(|_| LONGEST_COPY).chain(rest)
 }
 
 /// The image being written.
 struct Image<'a, 'b> {
     writer: &'a mut BitWriter<'b>,
+    width: usize,
     greens: &'a Code,
     /// Each colour, spelled out: green and red, then blue.
     literals: Vec<(Bits, Bits)>,
@@ -241,6 +242,7 @@ struct Image<'a, 'b> {
 impl<'a, 'b> Image<'a, 'b> {
     fn new(
         writer: &'a mut BitWriter<'b>,
+        width: usize,
         codes: &'a Codes,
         palette: &[Rgb],
         slots: &'a [u16],
@@ -256,6 +258,7 @@ impl<'a, 'b> Image<'a, 'b> {
         };
         Self {
             writer,
+            width,
             greens: &codes.greens,
             literals: palette.iter().map(spelled).collect(),
             calls: slots.iter().map(called).collect(),
@@ -281,20 +284,38 @@ impl<'a, 'b> Image<'a, 'b> {
 }
 
 impl Symbols for Image<'_, '_> {
-    #[inline]
-    fn pixel(&mut self, colour: u16) {
-        let held = self.held.get(usize::from(colour)).copied();
-        match held.unwrap_or_default().bits() {
-            Some(bits) => self.writer.write(bits),
+    /// Most runs are short and of a colour that is held: one write each, with what the writer knows at hand.
+    fn row(&mut self, runs: impl Iterator<Item = (u16, u32)>) {
+        let mut position = self.writer.with_room_for(self.width);
+        for (colour, length) in runs {
+            let held = self.held.get(usize::from(colour)).copied();
+            let held = held.unwrap_or_default().bits();
+            match held {
+                Some(call) if length <= LONGEST_SPELLED => {
+                    position = self.writer.write_at(position, call.times(length));
+                }
+                held => {
+                    self.writer.go_on_at(position);
+                    self.call_and_copy(colour, held, length - 1);
+                    position = self.writer.position();
+                }
+            }
+        }
+        self.writer.go_on_at(position);
+    }
+}
+
+impl Image<'_, '_> {
+    fn call_and_copy(&mut self, colour: u16, held: Option<Bits>, again: u32) {
+        match held {
+            Some(call) => self.writer.write(call),
             None => self.spell(colour),
         }
-    }
-
-    #[inline]
-    fn copy(&mut self, length: usize) {
-        let PrefixCode { symbol, extra } = prefix_code(length);
-        let length = self.greens.of_symbol(LENGTHS_AT + symbol);
-        self.writer.write(length.then(extra));
+        for copied in copies(again) {
+            let PrefixCode { symbol, extra } = prefix_code(copied);
+            let length = self.greens.of_symbol(LENGTHS_AT + symbol);
+            self.writer.write(length.then(extra));
+        }
     }
 }
 

@@ -104,8 +104,8 @@ pub(super) struct PrefixCode {
 
 /// For a length of 1 to 4096.
 #[inline]
-pub(super) fn prefix_code(value: usize) -> PrefixCode {
-    let value = u32::try_from(value - 1).unwrap_or(u32::MAX);
+pub(super) fn prefix_code(value: u32) -> PrefixCode {
+    let value = value - 1;
     if value < 4 {
         return PrefixCode {
             symbol: value as usize,
@@ -273,6 +273,18 @@ impl Bits {
         }
     }
 
+    /// The same once, twice or three times, without asking which; at most 18 bits.
+    #[inline]
+    pub(super) fn times(self, times: u32) -> Self {
+        let count = u32::from(self.count);
+        let thrice = self.bits | self.bits << count | self.bits << (2 * count);
+        let count = count * times;
+        Self {
+            bits: thrice & ((1 << count) - 1),
+            count: u8::try_from(count).unwrap_or_default(),
+        }
+    }
+
     /// These and those, at most 64 in all.
     #[inline]
     pub(super) fn then(self, next: Self) -> Self {
@@ -308,9 +320,15 @@ impl Packed {
 pub(super) struct BitWriter<'a> {
     /// Longer than what is written, so that whole words can be put down.
     bytes: &'a mut Vec<u8>,
+    position: Position,
+}
+
+/// How far a writer is. Whoever writes much keeps it at hand, where reading and writing it costs nothing.
+#[derive(Clone, Copy)]
+pub(super) struct Position {
     /// Where the next word goes.
     at: usize,
-    /// Fewer than 32 bits.
+    /// Fewer than 8 bits.
     pending: u64,
     count: u32,
 }
@@ -321,20 +339,55 @@ impl<'a> BitWriter<'a> {
         let at = bytes.len();
         Self {
             bytes,
-            at,
-            pending: 0,
-            count: 0,
+            position: Position {
+                at,
+                pending: 0,
+                count: 0,
+            },
         }
     }
 
-    /// At most 32 bits; those above their count must be zero.
-    #[inline]
-    pub(super) fn write(&mut self, bits: Bits) {
-        self.pending |= bits.bits << self.count;
-        self.count += u32::from(bits.count);
-        if self.count >= u32::BITS {
-            self.put_down();
+    /// Where it is, with room for so many writes.
+    pub(super) fn with_room_for(&mut self, writes: usize) -> Position {
+        let needed = self.position.at + (writes + 2) * size_of::<u64>();
+        if self.bytes.len() < needed {
+            self.bytes.resize(needed + self.position.at + LEAST_ROOM, 0);
         }
+        self.position
+    }
+
+    /// Where it is.
+    pub(super) fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Goes on behind what was written meanwhile.
+    pub(super) fn go_on_at(&mut self, position: Position) {
+        self.position = position;
+    }
+
+    /// Writes at most 56 bits, for which there is room; those above their count must be zero. A word is put down every
+    /// time, whose last bytes the next one writes anew: quicker than finding out whether there is a whole word to put down.
+    #[inline]
+    pub(super) fn write_at(&mut self, position: Position, bits: Bits) -> Position {
+        let Position { at, pending, count } = position;
+        let pending = pending | bits.bits << count;
+        let count = count + u32::from(bits.count);
+        if let Some(word) = self.bytes.get_mut(at..at + size_of::<u64>()) {
+            word.copy_from_slice(&pending.to_le_bytes());
+        }
+        let whole = count / 8;
+        Position {
+            at: at + whole as usize,
+            pending: pending >> (8 * whole),
+            count: count % 8,
+        }
+    }
+
+    /// Writes at most 56 bits, likewise.
+    pub(super) fn write(&mut self, bits: Bits) {
+        let position = self.with_room_for(1);
+        self.position = self.write_at(position, bits);
     }
 
     /// At most 32 bits, likewise.
@@ -342,31 +395,10 @@ impl<'a> BitWriter<'a> {
         self.write(Bits::lowest(bits, count.into()));
     }
 
-    /// Puts a whole word down: several symbols, so that most are written without looking at the buffer.
-    #[inline]
-    fn put_down(&mut self) {
-        let word = self.pending.to_le_bytes();
-        let end = self.at + size_of::<u64>();
-        match self.bytes.get_mut(self.at..end) {
-            Some(place) => place.copy_from_slice(&word),
-            None => self.grow(word),
-        }
-        self.at += size_of::<u32>();
-        self.pending >>= u32::BITS;
-        self.count -= u32::BITS;
-    }
-
-    #[cold]
-    fn grow(&mut self, word: [u8; size_of::<u64>()]) {
-        self.bytes.truncate(self.at);
-        self.bytes.extend_from_slice(&word);
-        self.bytes.resize(2 * self.at + LEAST_ROOM, 0);
-    }
-
     pub(super) fn finish(self) {
-        self.bytes.truncate(self.at);
-        let left = usize::try_from(self.count.div_ceil(8)).unwrap_or_default();
-        let pending = self.pending.to_le_bytes();
-        self.bytes.extend(pending.iter().take(left));
+        let Position { at, pending, count } = self.position;
+        self.bytes.truncate(at);
+        let left = usize::try_from(count.div_ceil(8)).unwrap_or_default();
+        self.bytes.extend(pending.to_le_bytes().iter().take(left));
     }
 }

@@ -45,7 +45,7 @@ fn random_images_of_any_number_of_colours_read_back() {
         let palette: Vec<Rgb> = (0..colours)
             .map(|_| [(); 3].map(|()| (random(&mut seed) & 255) as u8))
             .collect();
-        for size in [(1, 40), (40, 1), (37, 53)] {
+        for size in [(1, 40), (40, 1), (37, 53), (16_383, 2)] {
             let pixels: Vec<u16> = (0..size.0 * size.1)
                 .map(|_| (random(&mut seed) % colours) as u16)
                 .collect();
