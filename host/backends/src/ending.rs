@@ -115,6 +115,29 @@ pub enum RunError {
     Status(io::Error),
 }
 
+impl RunError {
+    /// Whether the same run may come to something later although nobody changes anything: what the disk or the system did can
+    /// pass; what was asked for, and a program that the system cannot load or keep in its sandbox, cannot.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::File { .. } | Self::Store(_) | Self::Unkillable { .. } | Self::Status(_) => true,
+            Self::Spawn { source, .. } => is_scarcity(source),
+            Self::RelativeProgram { .. }
+            | Self::NulInArgument { .. }
+            | Self::TooManyArguments { .. }
+            | Self::Environment(_)
+            | Self::Sandbox { .. } => false,
+        }
+    }
+}
+
+/// Whether the system had no room for one more process just then.
+fn is_scarcity(error: &io::Error) -> bool {
+    use io::ErrorKind::{OutOfMemory, WouldBlock};
+    matches!(error.kind(), OutOfMemory | WouldBlock)
+}
+
 fn start_hint(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::PermissionDenied => "; make it executable",

@@ -145,9 +145,8 @@ impl ProbeError {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Run(_) | Self::Folder { .. } | Self::TimedOut { .. } | Self::Crashed { .. } => {
-                true
-            }
+            Self::Run(error) => error.is_passing(),
+            Self::Folder { .. } | Self::TimedOut { .. } | Self::Crashed { .. } => true,
             Self::Digest(_) | Self::Broken { .. } | Self::TooLong { .. } => false,
         }
     }

@@ -8,14 +8,14 @@
 )]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use worker_backends::{
-    DigestError, Gpu, Machine, ProbeError, ProbeLimits, Programs, Vulkan, gib, is_library_here,
-    library, vulkan,
+    DigestError, Gpu, Machine, ProbeError, ProbeLimits, Programs, RunError, Vulkan, gib,
+    is_library_here, library, vulkan,
 };
 
 fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
@@ -390,11 +390,7 @@ async fn what_a_program_answered_before_counts_on_where_asking_again_fails() {
     assert!(never.is_passing(), "{never:?}");
     does("echo usage");
     assert_eq!(again(&limits).await.unwrap(), "usage");
-    let long_ago = std::time::SystemTime::now() - Duration::from_secs(3 * 24 * 60 * 60);
-    for entry in fs::read_dir(&kept).unwrap().flatten() {
-        let file = fs::File::options().write(true).open(entry.path()).unwrap();
-        file.set_modified(long_ago).unwrap();
-    }
+    grow_old(&kept);
     does("exec sleep 600");
     assert_eq!(again(&quick).await.unwrap(), "usage");
     does("kill -SEGV $$");
@@ -405,4 +401,41 @@ async fn what_a_program_answered_before_counts_on_where_asking_again_fails() {
     assert!(matches!(broken, ProbeError::Broken { .. }), "{broken:?}");
     does("echo 'more than before'");
     assert_eq!(again(&limits).await.unwrap(), "more than before");
+}
+
+/// Has the answers in this folder be three days old, so that each is due again.
+fn grow_old(kept: &Path) {
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(3 * 24 * 60 * 60);
+    for entry in fs::read_dir(kept).unwrap().flatten() {
+        let file = fs::File::options().write(true).open(entry.path()).unwrap();
+        file.set_modified(long_ago).unwrap();
+    }
+}
+
+/// Its file is the same, and no job could run it: what it answered before is no reason to offer it.
+#[tokio::test]
+async fn what_a_program_answered_before_counts_no_more_where_its_interpreter_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = dir.path().join("answers");
+    let (interpreter, program) = (dir.path().join("sh"), dir.path().join("engine"));
+    symlink("/bin/sh", &interpreter).unwrap();
+    fs::write(&program, format!("#!{}\necho usage\n", interpreter.display())).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let again = || {
+        // As after a restart: nothing is in memory.
+        let programs = Programs::with_answers(dir.path().to_owned(), Some(kept.clone()));
+        let program = program.clone();
+        async move { probe(&programs, &program, &ProbeLimits::default()).await }
+    };
+    assert_eq!(again().await.unwrap(), "usage");
+    grow_old(&kept);
+    fs::remove_file(&interpreter).unwrap();
+    let gone = again().await.unwrap_err();
+    assert!(
+        matches!(gone, ProbeError::Run(RunError::Spawn { .. })) && !gone.is_passing(),
+        "{gone:?}"
+    );
+    // It is the same program when that is there again.
+    symlink("/bin/sh", &interpreter).unwrap();
+    assert_eq!(again().await.unwrap(), "usage");
 }

@@ -186,9 +186,39 @@ impl Aside {
     pub fn remove(&self, id: &EntryId) -> Result<bool, AsideError> {
         let row = row_path(&self.dir, id);
         let there = disk::is_there(&row);
-        disk::remove(&row)?;
-        disk::remove(&media_path(&self.dir, id))?;
+        self.forget(id)?;
         Ok(there)
+    }
+
+    /// Whether all of a product is here; it is on disk then.
+    pub(crate) fn has_whole(&self, id: &EntryId) -> Result<bool, DiskError> {
+        let (row_path, media_path) = (row_path(&self.dir, id), media_path(&self.dir, id));
+        let read = disk::read_bounded(&row_path, MAX_ROW_BYTES);
+        let Some(row) = read.ok().and_then(|bytes| Row::read(&bytes)) else {
+            return Ok(false);
+        };
+        let row_file = disk::open_to_sync(&row_path)?;
+        let Some(media) = row.media else {
+            disk::sync_all(&[(&row_file, &row_path)], &self.dir)?;
+            return Ok(true);
+        };
+        let length = std::fs::symlink_metadata(&media_path).map(|m| m.len());
+        if length.ok() != Some(media.bytes) {
+            return Ok(false);
+        }
+        let media_file = disk::open_to_sync(&media_path)?;
+        let files = [
+            (&media_file, media_path.as_path()),
+            (&row_file, row_path.as_path()),
+        ];
+        disk::sync_all(&files, &self.dir)?;
+        Ok(true)
+    }
+
+    /// Removes what there is of a product that is whole elsewhere.
+    pub(crate) fn forget(&self, id: &EntryId) -> Result<(), DiskError> {
+        disk::remove(&row_path(&self.dir, id))?;
+        disk::remove(&media_path(&self.dir, id))
     }
 
     /// Takes a product in. The spool's row of it is still there when this returns.

@@ -324,6 +324,7 @@ async fn a_full_disk_leaves_nothing_in_place() {
         let refused = spool.keep(product(bytes())).await.unwrap_err();
         assert!(matches!(refused, KeepError::Full { .. }), "{step}");
         assert_eq!(spool.waiting(), Some(0), "{step}");
+        drop(spool);
         assert!(in_spool(root).is_empty(), "{step}");
         let left = fs::read(root.join("spool-in-place/0")).unwrap();
         assert!(left.iter().all(|byte| *byte == 0), "{step}");

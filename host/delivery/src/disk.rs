@@ -186,6 +186,11 @@ pub(crate) fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|m| m.is_file())
 }
 
+/// Whether anything has that name.
+pub(crate) fn is_taken(path: &Path) -> bool {
+    !matches!(fs::symlink_metadata(path), Err(e) if e.kind() == io::ErrorKind::NotFound)
+}
+
 /// File names of a directory, sorted. Names that are not text are none of ours.
 pub(crate) fn names(dir: &Path) -> Result<Vec<String>, DiskError> {
     let mut names = Vec::new();

@@ -1,8 +1,9 @@
 //! A finished result until the studio has it.
 //!
 //! GPU minutes are the expensive thing, so a product is on disk before anything is sent, and leaves only when the
-//! studio has it or when its operator takes it away. The [`Spool`] is that disk: one media file and one row per
-//! product, written so that a process killed at any moment leaves either nothing or everything. [`Delivery`] sends
+//! studio has it or when its operator takes it away. The [`Spool`] is that disk: for small products a few files that are
+//! written in place, for others one media file and one row each, written so that a process killed at any moment leaves
+//! either nothing or everything. [`Delivery`] sends
 //! what is in it: in the session that the job came from, and after a later welcome what an earlier session left
 //! behind. What a studio refuses for good goes to the [`Aside`], with the reason, where `studio-worker results`
 //! finds it.

@@ -70,7 +70,7 @@ pub enum MediaContent {
 pub struct Kept {
     pub(crate) id: EntryId,
     pub(crate) row: Arc<Row>,
-    /// Small media as they were kept, so that sending them reads nothing. Others, and those of earlier runs, are read from the disk.
+    /// Small media as they were kept, so that sending them reads nothing. Others are read from the disk.
     pub(crate) bytes: Option<Bytes>,
 }
 

@@ -2,10 +2,13 @@
 
 use crate::id::EntryId;
 
-/// Begins every record. The last byte is the version of the format.
-const MAGIC: [u8; 8] = *b"product\x01";
+/// Begins every record.
+const NAME: [u8; 7] = *b"product";
 
-/// Length of a head: the magic, a checksum, the product's name, and the lengths of row and media.
+/// Version of the format, which follows. A record of another one is left alone.
+const VERSION: u8 = 1;
+
+/// Length of a head: name and version of the format, a checksum, the product's name, and the lengths of row and media.
 pub(crate) const HEAD: usize = 8 + 4 + 20 + 4 + 4;
 
 /// A head, before it is known whether what it speaks of is there.
@@ -23,7 +26,8 @@ impl Head {
         let lengths = [length(row)?, length(media)?];
         let sum = sum(id, lengths, row, media);
         let mut head = Vec::with_capacity(HEAD);
-        head.extend(MAGIC);
+        head.extend(NAME);
+        head.push(VERSION);
         head.extend(sum.to_le_bytes());
         head.extend(id.as_str().as_bytes());
         for length in lengths {
@@ -34,7 +38,7 @@ impl Head {
 
     /// Reads a head; none where there is none.
     pub(crate) fn read(bytes: &[u8; HEAD]) -> Option<Self> {
-        let rest = bytes.strip_prefix(&MAGIC)?;
+        let rest = bytes.strip_prefix(&NAME)?.strip_prefix(&[VERSION])?;
         let (sum, rest) = rest.split_first_chunk::<4>()?;
         let (id, rest) = rest.split_first_chunk::<20>()?;
         let (row, rest) = rest.split_first_chunk::<4>()?;
@@ -56,6 +60,12 @@ impl Head {
         (row.len(), media.len()) == (self.row, self.media)
             && sum(&self.id, [rows, medias], row, media) == self.sum
     }
+}
+
+/// Whether a head is one of a version that is not known here.
+pub(crate) fn is_of_another_version(head: &[u8; HEAD]) -> bool {
+    let version = head.strip_prefix(&NAME).and_then(<[u8]>::first);
+    version.is_some_and(|version| *version != VERSION)
 }
 
 fn length(bytes: &[u8]) -> Option<u32> {

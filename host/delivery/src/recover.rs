@@ -73,7 +73,16 @@ fn leave_spool(spool: &Spool, found: &mut Recovered) -> Result<(), DiskError> {
             disk::remove(&row)?;
             found.finished += 1;
         }
-        found.finished += usize::from(spool.leave_place(&id)?);
+        if spool.is_in_place(&id) {
+            // What is in place is safe. What the aside has of it may be a name and nothing more, after a power cut.
+            if spool.aside.has_whole(&id)? {
+                spool.leave_place(&id)?;
+                found.finished += 1;
+            } else {
+                spool.aside.forget(&id)?;
+                found.swept += 1;
+            }
+        }
     }
     Ok(())
 }

@@ -124,15 +124,17 @@ impl Spool {
         getrandom::fill(&mut process).map_err(OpenError::Randomness)?;
         disk::private_dir(dir)?;
         disk::private_dir(aside)?;
+        let (in_place, swept) = InPlace::beside(dir, in_place, steps.clone())?;
         let mut spool = Self {
             dir: dir.to_owned(),
             aside: Aside::with_steps(aside, limits, steps.clone()),
             process: hex::encode(process).into(),
             recovered: Recovered::default(),
-            in_place: InPlace::beside(dir, in_place, steps.clone())?,
+            in_place,
             steps,
         };
         spool.recovered = recover::run(&spool)?;
+        spool.recovered.swept += swept;
         if spool.recovered != Recovered::default() {
             let found = spool.recovered;
             tracing::info!(
@@ -294,9 +296,14 @@ impl Spool {
         Ok(rows_in(&disk::names(&self.dir)?))
     }
 
-    /// Wipes a product that is kept in place although it has left; whether it was.
-    pub(crate) fn leave_place(&self, id: &EntryId) -> Result<bool, DiskError> {
-        self.in_place.free(id)
+    /// Whether a product is kept in place.
+    pub(crate) fn is_in_place(&self, id: &EntryId) -> bool {
+        self.in_place.load(id).is_some()
+    }
+
+    /// Wipes a product that is kept in place although the aside has it.
+    pub(crate) fn leave_place(&self, id: &EntryId) -> Result<(), DiskError> {
+        self.in_place.free(id, true).map(drop)
     }
 
     /// Reads a row. `Ok(None)`: it is gone. A row that cannot be understood is an error.
@@ -334,7 +341,7 @@ impl Spool {
     pub(crate) fn remove(&self, id: &EntryId) -> Result<(), DiskError> {
         let (row, media) = (row_path(&self.dir, id), media_path(&self.dir, id));
         self.steps.at("leaving", &row)?;
-        if self.in_place.free(id)? {
+        if self.in_place.free(id, false)? {
             return self.steps.at("wiped", &row);
         }
         disk::remove(&row)?;
@@ -355,12 +362,18 @@ impl Spool {
                 return Err(error);
             }
         }
-        self.aside.admit(kept, reason, &media)?;
+        if let Err(error) = self.aside.admit(kept, reason, &media) {
+            if self.is_in_place(&kept.id) {
+                // A copy: the product is where it was.
+                disk::remove_quietly(&media);
+            }
+            return Err(error);
+        }
         let row = row_path(&self.dir, &kept.id);
         disk::remove(&row)?;
         self.steps.at("row removed after aside", &row)?;
         disk::sync_dir(&self.dir)?;
-        self.in_place.free(&kept.id)?;
+        self.leave_place(&kept.id)?;
         Ok(self.aside.trim())
     }
 }

@@ -120,10 +120,7 @@ impl ServerError {
             | Self::Late { .. }
             | Self::System(_)
             | Self::Stopping => true,
-            Self::Run(error) => matches!(
-                error,
-                RunError::File { .. } | RunError::Unkillable { .. } | RunError::Status(_)
-            ),
+            Self::Run(error) => error.is_passing(),
             Self::NoReadyPath { .. }
             | Self::CrashLoop { .. }
             | Self::Open { .. }

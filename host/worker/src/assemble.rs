@@ -207,9 +207,9 @@ pub(crate) async fn runner(
     paths: &Paths,
     settings: &Settings,
     egress: Egress,
+    (scratch, delivery): (ScratchRoot, Arc<Delivery>),
     swapper: &Arc<Swapper>,
     programs: Arc<Programs>,
-    delivery: Arc<Delivery>,
     log: &LogShipper,
 ) -> Result<Runner, Failure> {
     let gpu = gpu(settings, &programs).await;
@@ -219,7 +219,7 @@ pub(crate) async fn runner(
         serving: swapper.serving().clone(),
         witness: swapper.witness(),
         programs,
-        scratch: ScratchRoot::open(&paths.scratch)?,
+        scratch,
         cache: Arc::new(cache(settings)?),
         egress: Arc::new(egress),
         secrets: plugin_secrets(&network),

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 use worker_config::{Announced, DaemonLock, Discovery, Paths, Settings};
 use worker_delivery::Delivery;
+use worker_files::ScratchRoot;
 use worker_runner::Runner;
 use worker_session::{LogShipper, SessionOptions, States, Transport};
 use worker_studio::Studio;
@@ -117,6 +118,8 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
     let (base, studio, identity) =
         assemble::studio(&paths, &settings, &url, &token, &serving).await?;
     let transport = Transport::new(&base)?;
+    // Locked, and so before the results that wait: another worker on the same state may be writing there.
+    let scratch = ScratchRoot::open(&paths.scratch)?;
     let delivery = assemble::delivery(&paths, &log)?;
     let swaps = Swaps::default();
     let counting = swaps.clone().count(&swapper);
@@ -124,9 +127,9 @@ async fn start(options: Options, lock: DaemonLock) -> Result<Up, crate::cli::Fai
         &paths,
         &settings,
         egress.clone(),
+        (scratch, delivery.clone()),
         &swapper,
         programs.clone(),
-        delivery.clone(),
         &log,
     )
     .await?;

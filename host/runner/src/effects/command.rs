@@ -219,25 +219,12 @@ async fn stdin(input: Vec<contract::Part>, files: &JobFiles) -> Result<Option<St
     Ok(Some(Stdin::File(files.get(info.id).map_err(on_disk)?.path)))
 }
 
-/// A run that came to nothing: what the disk or the system did can pass, what was asked for cannot.
+/// A run that came to nothing.
 fn not_run(error: RunError) -> Failure {
-    let retryable = matches!(
-        error,
-        RunError::File { .. }
-            | RunError::Store(_)
-            | RunError::Unkillable { .. }
-            | RunError::Status(_)
-    ) || matches!(&error, RunError::Spawn { source, .. } if is_scarcity(source));
     Failure {
         message: error.to_string(),
-        retryable,
+        retryable: error.is_passing(),
     }
-}
-
-/// Whether the system had no room for one more process just then.
-fn is_scarcity(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{OutOfMemory, WouldBlock};
-    matches!(error.kind(), OutOfMemory | WouldBlock)
 }
 
 /// Lets the plugin read what its program prints, and passes on how far it is.

@@ -103,7 +103,9 @@ impl From<CancelError> for ApiError {
     fn from(error: CancelError) -> Self {
         let (status, code) = match error {
             CancelError::Unknown => return Self::unknown_job(),
-            CancelError::Finished(_) => (StatusCode::CONFLICT, "already_finished"),
+            CancelError::Finished(_) | CancelError::Ending => {
+                (StatusCode::CONFLICT, "already_finished")
+            }
             CancelError::Deaf => (StatusCode::CONFLICT, "cannot_cancel"),
         };
         Self::new(status, code, error.to_string())

@@ -205,7 +205,10 @@ pub(super) async fn cancel(
 ) -> Result<Response, ApiError> {
     let id = JobId::parse(&job).map_err(|_| ApiError::unknown_job())?;
     let cancelled = studio.core().cancel(&id);
-    let state = cancelled?;
+    let (state, receipt) = cancelled?;
+    if let Some(receipt) = receipt {
+        receipt.committed().await?;
+    }
     // 202: the worker has been told, and says itself when it has stopped.
     let status = if state == "cancelled" {
         StatusCode::OK

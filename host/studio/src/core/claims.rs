@@ -14,6 +14,8 @@ pub(crate) enum UploadRefusal {
     NotClaimed,
     /// It is here already, from the same worker: nothing is lost, nothing more is needed.
     AlreadyHere,
+    /// An upload of it is being recorded, which may yet fail.
+    Recording,
 }
 
 /// What a worker is to a job that it sends a result or a failure for.
@@ -65,6 +67,8 @@ impl Core {
             {
                 Standing::HeldBefore
             }
+            // Its end may yet come to nothing: who sends it again hears when it is recorded.
+            _ if job.recording => Standing::Ignored,
             _ if job.is_finished() && (resumes || session.is_over(id)) => Standing::Over,
             _ => unknown,
         }
@@ -283,6 +287,7 @@ impl Core {
             JobState::Running { .. } => Ok(()),
             // Requeued and not taken by another: the GPU minutes are spent, the result is welcome.
             JobState::Queued { .. } | JobState::Offered { .. } if job.row.resumable => Ok(()),
+            JobState::Done if job.recording => Err(UploadRefusal::Recording),
             JobState::Done if job.row.ext.is_some() => Err(UploadRefusal::AlreadyHere),
             _ => Err(UploadRefusal::NotClaimed),
         }
@@ -332,6 +337,10 @@ impl Core {
         if let Some(job) = self.jobs.get_mut(id).filter(|job| job.recording) {
             job.recording = false;
             job.bump();
+            if job.state == JobState::Done {
+                let row = job.row();
+                self.count_for_canary(&row);
+            }
         }
         self.drop_claim(id);
         self.dispatch();

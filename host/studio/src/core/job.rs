@@ -67,8 +67,8 @@ pub(crate) struct Job {
     pub(crate) cancelled_at: Option<Instant>,
     /// Uploads of its result that are being read.
     pub(crate) uploads: u32,
-    /// Whether its end is on its way into the record. Until it is there, people are told that the job runs: an end that
-    /// cannot be recorded is none.
+    /// Whether the end that its worker sent is on its way into the record. Until it is there, people are told that the job
+    /// runs: an end that cannot be recorded is none. Ends that no worker sent need no acknowledgement, and show at once.
     pub(crate) recording: bool,
     version: watch::Sender<u64>,
 }

@@ -324,9 +324,6 @@ impl Core {
         let row = job.row();
         self.finished_prompts += row.prompt.len();
         self.finished.push_back(id.clone());
-        if row.state == "done" {
-            self.count_for_canary(&row);
-        }
         Some(row)
     }
 
@@ -346,6 +343,12 @@ impl Core {
         self.finished.retain(|finished| finished != id);
         self.finished_prompts = self.finished_prompts.saturating_sub(job.row.prompt.len());
         job.recording = false;
+        if job.state == JobState::Failed {
+            // The attempt is not over after all.
+            job.row.attempts = job.row.attempts.saturating_sub(1);
+        }
+        job.row.error = None;
+        job.row.retryable = None;
         job.row.finished_at = None;
         job.row.result_bytes = None;
         job.row.media_type = None;

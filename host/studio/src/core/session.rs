@@ -330,6 +330,12 @@ impl Core {
         }
     }
 
+    /// A session while it lasts, then the one that its worker has now, if any.
+    pub(crate) fn session_now(&self, no: u64, worker: &str) -> u64 {
+        let next = (!self.has_session(no)).then(|| self.session_of(worker));
+        next.flatten().unwrap_or(no)
+    }
+
     /// Whether a session is still welcome.
     pub(crate) fn has_session(&self, no: u64) -> bool {
         self.sessions.contains_key(&no)

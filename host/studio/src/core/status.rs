@@ -106,6 +106,9 @@ impl Core {
 
     fn status_of(&self, job: &Job) -> JobStatus {
         let row = &job.row;
+        // Of an end that is not recorded yet nothing is shown.
+        let shown = !job.recording;
+        let ended = job.is_finished() && shown;
         JobStatus {
             job_id: row.id.clone(),
             version: job.version(),
@@ -117,19 +120,19 @@ impl Core {
             prompt: row.prompt.clone(),
             progress: job.progress.clone(),
             attempts: row.attempts,
-            cancelling: job.cancelled_at.is_some() && !job.is_finished(),
+            cancelling: job.cancelled_at.is_some() && !ended,
             waiting: self.waiting_for(job),
-            error: row.error.clone(),
-            retryable: row.retryable,
+            error: row.error.clone().filter(|_| shown),
+            retryable: row.retryable.filter(|_| shown),
             last_reject: job.last_reject(),
-            ext: row.ext.clone(),
-            media_type: row.media_type.clone(),
-            result_bytes: row.result_bytes,
+            ext: row.ext.clone().filter(|_| shown),
+            media_type: row.media_type.clone().filter(|_| shown),
+            result_bytes: row.result_bytes.filter(|_| shown),
             worker: row.worker.clone(),
             served_by: row.served_by.clone(),
             queued_at: stamp(row.queued_at),
             started_at: row.started_at.map(stamp),
-            finished_at: row.finished_at.filter(|_| !job.recording).map(stamp),
+            finished_at: row.finished_at.filter(|_| shown).map(stamp),
         }
     }
 

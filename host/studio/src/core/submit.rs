@@ -43,6 +43,8 @@ pub(crate) enum CancelError {
     Unknown,
     #[error("the job has ended already: {0}")]
     Finished(&'static str),
+    #[error("the job is ending: what came of it is being recorded")]
+    Ending,
     #[error("the worker that runs it cannot be told to stop (it does not list `jobCancel`)")]
     Deaf,
 }
@@ -154,9 +156,16 @@ impl Core {
         }
     }
 
-    /// Stops a job: at once while nobody runs it, else by telling its worker.
-    pub(crate) fn cancel(&mut self, id: &JobId) -> Result<&'static str, CancelError> {
+    /// Stops a job: at once while nobody runs it, which stands once it is recorded, else by telling its worker.
+    pub(crate) fn cancel(
+        &mut self,
+        id: &JobId,
+    ) -> Result<(&'static str, Option<Receipt>), CancelError> {
         let job = self.jobs.get(id).ok_or(CancelError::Unknown)?;
+        if job.recording {
+            return Err(CancelError::Ending);
+        }
+        let mut receipt = None;
         match job.state {
             JobState::Done | JobState::Failed | JobState::Cancelled => {
                 return Err(CancelError::Finished(job.state_word()));
@@ -167,12 +176,13 @@ impl Core {
             // Queued, offered, or with a worker that is away; that one is told when it is back.
             _ => {
                 self.withdraw(id);
-                self.finish(id, JobState::Cancelled, |_| {});
+                receipt = self.finish(id, JobState::Cancelled, |_| {});
                 self.drop_claim(id);
                 self.dispatch();
             }
         }
-        Ok(self.jobs.get(id).map_or("cancelled", Job::state_word))
+        let state = self.jobs.get(id).map_or("cancelled", Job::state_word);
+        Ok((state, receipt))
     }
 
     fn tell_to_stop(&mut self, id: &JobId, no: u64) -> Result<(), CancelError> {

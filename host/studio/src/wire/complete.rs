@@ -116,6 +116,10 @@ fn answer(refusal: UploadRefusal) -> Response {
             "the job is not claimed by this worker",
         ),
         UploadRefusal::AlreadyHere => refuse(StatusCode::OK, "complete already"),
+        UploadRefusal::Recording => refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "a result of the job is being recorded; ask again",
+        ),
     }
 }
 

@@ -316,14 +316,16 @@ impl Running {
             JsonVerdict::Taken(id, receipt) => {
                 let committed = receipt.committed().await;
                 let mut core = self.studio.core();
+                // It may have come again meanwhile, in another session that waits for the answer.
+                let no = core.session_now(self.no, &self.worker);
                 if let Err(error) = committed {
                     tracing::error!(worker = self.worker, job, %error, "a result could not be recorded; the worker is asked to come back with it");
                     core.unsettle(&id);
                     // No error frame: of an `internal_error` workers end for good. This one comes back, and sends it again.
-                    core.part(self.no, "the result could not be recorded");
+                    core.part(no, "the result could not be recorded");
                     return;
                 }
-                core.acknowledge(self.no, job, result);
+                core.acknowledge(no, job, result);
                 core.delivered(&self.worker, &id);
             }
             JsonVerdict::Over => self.studio.core().acknowledge(self.no, job, result),
