@@ -31,11 +31,13 @@ fn png(job: &str, words: &str) -> Value {
 }
 
 pub(crate) async fn measure() {
+    // First: installing it takes minutes, in which nobody answers the workers.
+    let reference = reference::program();
     let home = Home::new();
     let worker = home.start();
     worker.connected().await;
     let ours = Side::of(|home| home.start()).await;
-    let theirs = match reference::program() {
+    let theirs = match reference {
         Some(program) => {
             let start = |home: &Home| {
                 home.configure("auto_update_enabled = false");

@@ -3,12 +3,12 @@
 use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use worker_tests::needs;
 use worker_tests::rights::{self, NOBODY};
 use worker_tests::wait::until;
+use worker_tests::{built, needs};
 
 use crate::servers::{Rig, call};
 
@@ -165,6 +165,25 @@ async fn without_the_right_to_make_any_it_is_the_workers_and_that_is_said() {
     rig.worker.stop().await;
 }
 
+/// An ordinary user with the two capabilities, as `setpriv` is told.
+const THEIRS: [&str; 5] = [
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+    "--inh-caps=+sys_admin,+net_admin",
+    "--ambient-caps=+sys_admin,+net_admin",
+];
+
+/// How many of its sets of capabilities have any: the effective, the permitted, the ambient one.
+fn held(process: &Path) -> usize {
+    let status = fs::read_to_string(process.join("status")).unwrap();
+    let lines = status.lines().filter(|line| line.starts_with("Cap"));
+    let of = |line: &str, name| line.starts_with(name) && !line.ends_with("0000000000000000");
+    lines
+        .filter(|line| of(line, "CapEff") || of(line, "CapPrm") || of(line, "CapAmb"))
+        .count()
+}
+
 /// A worker of an ordinary user with the two capabilities makes networks, and its servers have none of the capabilities.
 #[tokio::test]
 async fn capabilities_for_it_stay_with_the_worker() {
@@ -172,13 +191,6 @@ async fn capabilities_for_it_stay_with_the_worker() {
     if !can_be_made(what) {
         return;
     }
-    const THEIRS: [&str; 5] = [
-        "--reuid=65534",
-        "--regid=65534",
-        "--clear-groups",
-        "--inh-caps=+sys_admin,+net_admin",
-        "--ambient-caps=+sys_admin,+net_admin",
-    ];
     let rig = Rig::start_as("", |command, home| {
         rights::give(&home.path(""), NOBODY);
         rights::give(Path::new(command.get_args().last()?), NOBODY);
@@ -193,14 +205,6 @@ async fn capabilities_for_it_stay_with_the_worker() {
     let Some(rig) = rig.await else {
         return;
     };
-    let held = |process: &Path| {
-        let status = fs::read_to_string(process.join("status")).unwrap();
-        let lines = status.lines().filter(|line| line.starts_with("Cap"));
-        let of = |line: &str, name| line.starts_with(name) && !line.ends_with("0000000000000000");
-        lines
-            .filter(|line| of(line, "CapEff") || of(line, "CapPrm") || of(line, "CapAmb"))
-            .count()
-    };
     let worker = Path::new("/proc").join(rig.worker.id().to_string());
     assert_eq!(held(&worker), 3, "effective, permitted, ambient");
     let (process, port, server) = only_server(&rig).await;
@@ -208,4 +212,34 @@ async fn capabilities_for_it_stay_with_the_worker() {
     connect(port).expect_err("nobody connects to it");
     assert_eq!(held(&process), 0);
     rig.worker.stop().await;
+}
+
+/// The child that compiles plugins is started by the worker with all that the worker has.
+#[tokio::test]
+async fn the_compiler_lets_go_of_them() {
+    let what = "a compiler with capabilities";
+    let command = |argument: &str| {
+        let mut command = Command::new(built::worker());
+        command.arg(argument).current_dir("/");
+        rights::changed(what, &command, &THEIRS)
+    };
+    let Some(mut version) = command("--version") else {
+        return;
+    };
+    if !version.output().expect("it can be run").status.success() {
+        return needs::not_run(what, "nobody may run the worker here");
+    }
+    let Some(mut command) = command("compile-plugin") else {
+        return;
+    };
+    // It waits for its input once it is confined.
+    let mut compiler = command.stdin(Stdio::piped()).spawn().unwrap();
+    let process = Path::new("/proc").join(compiler.id().to_string());
+    until("a compiler without capabilities", || {
+        (held(&process) == 0).then_some(())
+    })
+    .await;
+    assert!(compiler.try_wait().unwrap().is_none(), "it waits");
+    compiler.kill().unwrap();
+    compiler.wait().unwrap();
 }

@@ -113,6 +113,24 @@ async fn a_job_means_the_same_to_both_programs() {
     );
 }
 
+/// A picture that lies in the offer itself, as the local API's do, is as good as one that is fetched.
+#[tokio::test]
+async fn a_picture_may_lie_in_the_offer() {
+    let rig = Rig::start().await;
+    let url = media::noise_url(640, 480);
+    assert!(url.len() > 1 << 20, "longer than any other URL may be");
+    rig.draw("job", &json!({"initImageUrl": url})).await;
+    assert_eq!(rig.last().0["init"], json!([640, 480]));
+    let journal = std::fs::read_dir(rig.home.path("state/journal")).unwrap();
+    let told: u64 = journal
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .sum();
+    assert!(
+        told < 1 << 20,
+        "{told} bytes: a journal names it by its length"
+    );
+}
+
 /// What is said of a model, and the request's own word for what later releases read there.
 #[tokio::test]
 async fn a_model_means_the_same_to_both_programs() {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
+use worker_tests::disk::with_small_disk;
 use worker_tests::wait::until;
 use worker_tests::{Api, FileServer, Home, PluginFolder, Worker, built, offers};
 
@@ -329,4 +330,31 @@ async fn files_of_a_warm_server_are_in_use() {
     let listed = rig.home.run(&["models", "list", "--json"]).await.json();
     let names = |listed: &Value| listed["models"].as_array().unwrap().len();
     assert_eq!(names(&listed), 1, "{listed}");
+}
+
+/// So does one that the disk has no room for, where the operator lets models go.
+#[tokio::test]
+async fn a_download_that_the_disk_has_no_room_for_ends_the_server_that_holds_some() {
+    // A download leaves 64 MiB: there is room for one of the two models.
+    let kib = (64 + 8) << 10;
+    let rig = Rig::start_as("models_budget_gb = 1", |command, home| {
+        with_small_disk(&command, &home.path("models"), kib)
+    });
+    let Some(rig) = rig.await else {
+        return;
+    };
+    let files = FileServer::start().await;
+    let fetch = |name: &str, mib: usize| {
+        let url = files.put(name, vec![b'w'; mib << 20]);
+        json!({"fetch": [{"url": url, "cache_as": name, "approx_bytes": mib << 20}]})
+    };
+    let mut warm = call(&[], "/v1/pid");
+    warm["call"]["arguments"] =
+        json!([{"Setting": {"name": "--model", "value": [{"File": {"from": [0, 0]}}]}}]);
+    let history = rig.history("job-1", json!([fetch("held", 5), warm])).await;
+    assert_eq!(history[1]["Responded"]["status"], 200, "{history:?}");
+    let pid = rig.servers().await[0]["pid"].to_string();
+    let history = rig.history("job-2", json!([fetch("large", 6)])).await;
+    assert_eq!(history[0]["Files"][0]["name"], "large", "{history:?}");
+    assert!(!Path::new("/proc").join(pid).exists(), "it made room");
 }

@@ -2,6 +2,7 @@
 
 use std::io::Cursor;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use image::codecs::webp::WebPDecoder;
 use image::{AnimationDecoder, ColorType, DynamicImage, ImageFormat, RgbImage};
 
@@ -48,6 +49,21 @@ pub fn png(width: u32, height: u32) -> Vec<u8> {
         .write_to(&mut bytes, ImageFormat::Png)
         .expect("a PNG");
     bytes.into_inner()
+}
+
+/// A PNG of noise, which nothing makes small, as the URL that holds it.
+pub fn noise_url(width: u32, height: u32) -> String {
+    let picture = RgbImage::from_fn(width, height, |x, y| {
+        let noise = (x + 1).wrapping_mul(0x9e37_79b1) ^ (y + 1).wrapping_mul(0x85eb_ca6b);
+        let [a, b, c, _] = noise.wrapping_mul(0xc2b2_ae35).to_be_bytes();
+        image::Rgb([a, b, c])
+    });
+    let mut bytes = Cursor::new(Vec::new());
+    picture
+        .write_to(&mut bytes, ImageFormat::Png)
+        .expect("a PNG");
+    let text = BASE64_STANDARD.encode(bytes.into_inner());
+    format!("data:image/png;base64,{text}")
 }
 
 /// A small grey picture of a depth, with an alpha channel or without.

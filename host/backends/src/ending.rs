@@ -134,7 +134,7 @@ impl RunError {
 
 /// Whether the system had no room for one more process just then.
 fn is_scarcity(error: &io::Error) -> bool {
-    use io::ErrorKind::{OutOfMemory, WouldBlock};
+    use std::io::ErrorKind::{OutOfMemory, WouldBlock};
     matches!(error.kind(), OutOfMemory | WouldBlock)
 }
 

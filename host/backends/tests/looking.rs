@@ -419,7 +419,11 @@ async fn what_a_program_answered_before_counts_no_more_where_its_interpreter_is_
     let kept = dir.path().join("answers");
     let (interpreter, program) = (dir.path().join("sh"), dir.path().join("engine"));
     symlink("/bin/sh", &interpreter).unwrap();
-    fs::write(&program, format!("#!{}\necho usage\n", interpreter.display())).unwrap();
+    fs::write(
+        &program,
+        format!("#!{}\necho usage\n", interpreter.display()),
+    )
+    .unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let again = || {
         // As after a restart: nothing is in memory.

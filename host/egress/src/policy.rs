@@ -40,7 +40,7 @@ pub struct Policy {
     pub backoff: Duration,
     /// Longest body when the caller names no limit of its own.
     pub max_bytes: u64,
-    /// Longest text of a `data:` URL, in bytes.
+    /// Longest text of a `data:` URL, in bytes. They come in offers, whose claims are no longer than the default of 16 MiB.
     pub max_data_url: usize,
     /// The operator's logins, each sent to its own place only.
     pub credentials: Vec<Credential>,
@@ -72,7 +72,7 @@ impl Default for Policy {
             outage: Duration::from_secs(60),
             backoff: Duration::from_secs(1),
             max_bytes: 256 << 30,
-            max_data_url: 48 << 20,
+            max_data_url: 16 << 20,
             credentials: Vec::new(),
             only_hosts: Vec::new(),
             connections: 6,

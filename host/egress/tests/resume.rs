@@ -29,6 +29,8 @@ enum How {
     Lie,
     /// Sends other bytes.
     Other,
+    /// Well, with this validator instead of the host's.
+    As(&'static str),
 }
 
 /// The range of each request, none for a whole file.
@@ -139,6 +141,10 @@ async fn answer(
         let _ = socket.write_all(text.as_bytes()).await;
         return;
     }
+    let tag = match how {
+        How::As(tag) => tag,
+        _ => tag,
+    };
     let (from, to) = range.unwrap_or((0, body.len()));
     let mut bytes = body[from..to].to_vec();
     if matches!(how, How::Other) {
@@ -454,7 +460,29 @@ async fn a_weak_validator_counts_only_as_long_as_the_digest_is_known() {
     let before = host.seen().len();
     get(policy(), &host, &partial, sha256).await.0.unwrap();
     let asked = host.seen()[before..].to_vec();
-    assert_eq!(asked, [Some((200_000, SIZE)), Some((0, SIZE))]);
+    assert_eq!(asked, [Some((200_000, SIZE)), None]);
+}
+
+/// One file behind several nodes that each put it there at another time. Each start anew with ranges would end the same way.
+#[tokio::test]
+async fn nodes_that_disagree_about_the_time_of_a_file_are_asked_for_it_in_one_piece() {
+    const LATER: &str = "Fri, 27 Nov 2026 02:44:35 GMT";
+    let several = Policy {
+        parallel_from: 128 << 10,
+        ..policy()
+    };
+    let host = Host::start(SIZE, TIME, |n| match n % 2 {
+        0 => How::Well,
+        _ => How::As(LATER),
+    })
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let partial = dir.path().join("p");
+    let sha256 = Some(host.digest());
+    get(several, &host, &partial, sha256).await.0.unwrap();
+    assert_eq!(std::fs::read(&partial).unwrap(), *host.body);
+    let whole = host.seen().iter().filter(|range| range.is_none()).count();
+    assert_eq!(whole, 1, "{:?}", host.seen());
 }
 
 #[tokio::test]

@@ -123,7 +123,7 @@ impl JobFiles {
     }
 
     /// What came of taking a file into the table. One that it refused would lie in the scratch directory and count nowhere: it
-    /// is removed.
+    /// is removed. Where it cannot be, the refusal is the answer all the same.
     async fn unless_refused(
         &self,
         taken: Result<FileInfo, FileError>,
@@ -133,7 +133,9 @@ impl JobFiles {
             let removed = file_work(false, move || {
                 fs::remove_file(&path).map_err(FileError::io(&path))
             });
-            removed.await?;
+            if let Err(error) = removed.await {
+                tracing::warn!(target: "job", %error, "a file that the job may not have stays in its directory");
+            }
         }
         taken
     }

@@ -532,3 +532,28 @@ async fn what_the_table_refuses_does_not_stay() {
     assert!(matches!(written, Err(FileError::TooMany { .. })));
     assert_eq!((lying(), files.room_left()), (1, 90));
 }
+
+#[tokio::test]
+async fn what_cannot_be_removed_is_refused_for_what_it_is() {
+    if !permissions::hold("what_cannot_be_removed_is_refused_for_what_it_is") {
+        return;
+    }
+    let rig = Rig::new();
+    let files = rig.files(Limits {
+        scratch_bytes: 100,
+        ..Limits::default()
+    });
+    let path = files.input_path().unwrap();
+    fs::write(&path, "x".repeat(101)).unwrap();
+    let folder = path.parent().unwrap().to_owned();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o500)).unwrap();
+    // It has that name already.
+    let adopted = files.adopt(path.clone(), "download").await;
+    assert!(
+        matches!(adopted, Err(FileError::TooLarge { limit: 100, .. })),
+        "{adopted:?}"
+    );
+    assert!(path.exists() && files.list().is_empty());
+    files.remove().await;
+    assert!(rig.left().is_empty());
+}

@@ -440,6 +440,30 @@ async fn no_room_on_the_disk_is_said_before_anything_comes() {
     assert_eq!(rig.downloads(), 0);
 }
 
+/// What the budget would have go is kept where the disk has no room all the same.
+#[tokio::test]
+async fn nothing_goes_for_the_budget_where_the_disk_has_no_room() {
+    const HUGE: u64 = 1 << 60;
+    let mut rig = Rig::new();
+    let body = "x".repeat(1000);
+    let model = |name: &str, bytes: u64| WantedFile {
+        approx_bytes: Some(bytes),
+        name: name.to_owned(),
+        ..by_url(&format!("https://a/{name}"))
+    };
+    for name in ["a", "b"] {
+        rig.get(&model(name, 1000), &body).await.unwrap();
+    }
+    // Room for the new file beside one of the two.
+    rig.cache = rig.cache.clone().with_budget(Some(HUGE + 1500));
+    let refused = cache_error(rig.get(&model("huge", HUGE), &body).await);
+    assert!(
+        matches!(refused, CacheError::Space { needed, .. } if needed > HUGE),
+        "{refused:?}"
+    );
+    assert_eq!((rig.cache.list().unwrap().len(), rig.downloads()), (2, 2));
+}
+
 #[tokio::test]
 async fn partial_downloads_are_given_up_by_age_but_not_in_flight() {
     let rig = Rig::new();

@@ -24,6 +24,8 @@ const MAX_ITEMS: usize = 64;
 const MAX_PARTS: usize = 4_096;
 /// An address or header.
 const MAX_FIELD_BYTES: usize = 8 * 1024;
+/// A `data:` URL, whose content lies in it: a whole claim, which is where they come from.
+const MAX_DATA_URL_BYTES: usize = 16 << 20;
 /// Facts about a finished job.
 const MAX_FACTS: usize = 64;
 const MAX_FACT_BYTES: usize = 4 * 1024;
@@ -174,7 +176,7 @@ fn effect(effect: &Effect, limits: &Limits) -> Checked {
                 MAX_ITEMS,
             )?;
             downloads.iter().try_for_each(|download| {
-                field("a download's address", &download.url)?;
+                address(&download.url)?;
                 optional("a model's name", download.cache_as.as_deref())?;
                 optional("a download's digest", download.sha256.as_deref())
             })
@@ -202,6 +204,15 @@ fn effect(effect: &Effect, limits: &Limits) -> Checked {
             json("an effect's document", text)
         }
     }
+}
+
+fn address(url: &str) -> Checked {
+    let scheme = url.get(..5);
+    let limit = match scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:")) {
+        true => MAX_DATA_URL_BYTES,
+        false => MAX_FIELD_BYTES,
+    };
+    at_most("a download's address", url.len(), "bytes", limit)
 }
 
 fn command(command: &Command) -> Checked {

@@ -2,7 +2,8 @@
 //!
 //! A crafted component can make a compiler work for minutes and take all memory. In a child that costs the child: it has
 //! a limit on memory and computing time of its own, the worker ends it at the time limit, and reads no more than the limit
-//! on its output. The child yields to everybody else and dies with the worker. Nothing of a plugin runs in it.
+//! on its output. The child yields to everybody else, has none of the worker's capabilities and dies with the worker. Nothing of
+//! a plugin runs in it.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -205,6 +206,27 @@ fn confine() -> std::io::Result<()> {
     setrlimit(Resource::Core, limit(0))?;
     setrlimit(Resource::Fsize, limit(0))?;
     rustix::process::nice(5)?;
+    #[cfg(target_os = "linux")]
+    drop_capabilities()?;
+    Ok(())
+}
+
+/// A worker that may make network namespaces by capabilities of its service compiles without them, and so does root's. Of this
+/// thread: nothing has made another yet.
+#[cfg(target_os = "linux")]
+fn drop_capabilities() -> std::io::Result<()> {
+    use rustix::thread::{CapabilitySet, CapabilitySets};
+    const NONE: CapabilitySets = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    // What it would execute does not get them back.
+    rustix::thread::set_no_new_privs(true)?;
+    // Not where there are none: a service may be kept from changing any. The ambient ones go with those that are permitted.
+    if rustix::thread::capabilities(None)? != NONE {
+        rustix::thread::set_capabilities(None, NONE)?;
+    }
     Ok(())
 }
 

@@ -63,6 +63,8 @@ pub(crate) fn carried_by_effect(effect: &Effect) -> usize {
     });
     let text = match effect {
         Effect::Other((_, text)) => text.len(),
+        // A URL is a text, but for one that holds what it speaks of.
+        Effect::Fetch(downloads) => downloads.iter().map(|download| download.url.len()).sum(),
         _ => 0,
     };
     bytes.sum::<usize>() + text

@@ -254,7 +254,7 @@ async fn spawn(
         idle: limits.idle,
         grace: limits.grace,
         dir,
-        _holds: holds.clone(),
+        holds: holds.clone(),
     };
     tokio::spawn(async move {
         let gone = keeper.keep(running, inbox).await;
@@ -299,7 +299,7 @@ struct Keeper {
     idle: Duration,
     grace: Duration,
     dir: Folder,
-    _holds: Holds,
+    holds: Holds,
 }
 
 impl Keeper {
@@ -361,9 +361,12 @@ impl Keeper {
         gone
     }
 
-    /// Lets go of what the process had: its folder, and the files that it was started with.
+    /// Lets go of what the process had: the files that it was started with, and its folder. The files first: a job may be
+    /// waiting for their room, and removing a folder of gigabytes takes its time.
     async fn let_go(self) {
-        self.dir.remove().await;
+        let Self { holds, dir, .. } = self;
+        drop(holds);
+        dir.remove().await;
     }
 }
 

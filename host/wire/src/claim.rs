@@ -113,11 +113,19 @@ struct Tagged {
     kind: Option<String>,
 }
 
-/// The id in a claim that cannot be read otherwise, for rejecting it: it has a field twice, say.
+/// The id alone: what else is in a claim is passed over, and costs no memory however large it is.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Named<'a> {
+    #[serde(borrow)]
+    job_id: &'a RawValue,
+}
+
+/// The id in a claim that cannot be read otherwise, for rejecting it: it has another field twice, say.
 fn id_in(raw: &str) -> Option<String> {
-    let claim: serde_json::Value = serde_json::from_str(raw).ok()?;
-    let id = claim.get("jobId")?.as_str()?;
-    (!id.is_empty() && id.len() <= MAX_NAMED_BYTES).then(|| id.to_owned())
+    let claim: Named<'_> = serde_json::from_str(raw).ok()?;
+    let id = text(Some(claim.job_id), "jobId").ok()?;
+    (!id.is_empty() && id.len() <= MAX_NAMED_BYTES).then_some(id)
 }
 
 impl Claim {
@@ -214,6 +222,10 @@ mod tests {
         let error = Claim::read(&twice).unwrap_err();
         assert_eq!(error.job_id.as_deref(), Some("job-1"));
         assert!(error.reason.contains("model"), "{error}");
+        // Whatever else is in it is not looked at for that.
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        let error = Claim::read(&twice.replace("[1]", &deep)).unwrap_err();
+        assert_eq!(error.job_id.as_deref(), Some("job-1"));
         let large = WHOLE.replace("[1]", &format!(r#""{}""#, "x".repeat(MAX_CLAIM_BYTES)));
         let error = Claim::read(&large).unwrap_err();
         assert_eq!(error.job_id.as_deref(), Some("job-1"));

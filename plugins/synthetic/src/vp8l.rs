@@ -21,6 +21,8 @@ const CACHE_BITS: u8 = 11;
 const LENGTHS_AT: usize = 256;
 const CACHE_AT: usize = LENGTHS_AT + 24;
 const GREENS: usize = CACHE_AT + (1 << CACHE_BITS);
+/// No row is as wide.
+const WIDEST: usize = 1 << 14;
 /// Longest copy that one length can say.
 const LONGEST_COPY: u32 = 4096;
 /// Longest run whose pixels are called one by one: more bits, but fewer symbols of two kinds in turns.
@@ -44,7 +46,7 @@ pub(crate) fn append_chunk(
     mut row: impl FnMut(usize, &mut [u16]),
 ) {
     let mut pixels = vec![0; width as usize];
-    let mut runs = Runs::of_width(width as usize);
+    let mut runs = Runs::new();
     let slots: Vec<u16> = palette.iter().map(|colour| slot(*colour)).collect();
     let mut counts = Counts::of_palette(palette, &slots);
     for y in (0..height as usize).step_by((height as usize / SAMPLED_ROWS).max(1)) {
@@ -82,14 +84,14 @@ trait Symbols {
 
 /// Finds the runs of a row.
 struct Runs {
-    /// Of each run, where it ends, and its colour in the lower half. Longer than there are runs.
-    ends: Vec<u32>,
+    /// Of each run, where it ends, and its colour in the lower half.
+    ends: Box<[u32; WIDEST]>,
 }
 
 impl Runs {
-    fn of_width(width: usize) -> Self {
+    fn new() -> Self {
         Self {
-            ends: vec![0; width],
+            ends: Box::new([0; WIDEST]),
         }
     }
 
@@ -99,11 +101,11 @@ impl Runs {
         let mut count = 0;
         let mut before = pixels.first().copied().unwrap_or_default();
         let mut end = 0;
-        let mut look = |colour: u16, ends: &mut [u32]| {
+        let mut look = |colour: u16, ends: &mut [u32; WIDEST]| {
             count += usize::from(colour != before);
             before = colour;
             end += 1 << u16::BITS;
-            if let Some(place) = ends.get_mut(count) {
+            if let Some(place) = ends.get_mut(count % WIDEST) {
                 *place = end | u32::from(colour);
             }
         };

@@ -58,7 +58,7 @@ impl ModelCache {
     /// When a file cannot be removed. That not enough may be removed is no error: `left` says.
     pub fn collect_garbage(&self, limit: Option<u64>) -> Result<Freed, CacheError> {
         let mut freed = match limit.or(self.budget) {
-            Some(limit) => self.evict_to(limit, None)?,
+            Some(limit) => self.evict(limit, None, true)?,
             None => Freed {
                 left: self.held(None)?.iter().map(|held| held.bytes).sum(),
                 ..Freed::default()
@@ -75,66 +75,80 @@ impl ModelCache {
         Ok(freed)
     }
 
-    /// Sees to it that a file of about `approx` bytes has room on the disk and in the budget. Where all that may go is not
-    /// enough, nothing goes.
+    /// Sees to it that a file of about `approx` bytes has room in the budget and on the disk. Where all that may go is not
+    /// enough for both, nothing goes.
     pub(super) fn make_room(&self, key: &CacheKey, approx: Option<u64>) -> Result<(), CacheError> {
         let Some(approx) = approx else {
             return Ok(());
         };
-        if let Some(budget) = self.budget {
-            let limit = budget.saturating_sub(approx);
-            let no_room = |held| CacheError::Budget {
-                needed: approx,
-                held,
-                budget,
-            };
-            let (held, may_go) = self.what_may_go(Some(key), true)?;
-            let stays = held.saturating_sub(may_go);
-            if approx > budget || stays > limit {
-                return Err(no_room(stays));
-            }
-            let freed = self.evict_to(limit, Some(key))?;
-            // Somebody came to use what might have gone.
-            if freed.left > limit {
-                return Err(no_room(freed.left));
-            }
-        }
-        self.make_room_on_disk(key, approx)
-    }
-
-    fn make_room_on_disk(&self, key: &CacheKey, approx: u64) -> Result<(), CacheError> {
-        let partial = self.partial_path(key);
-        let there = fs::symlink_metadata(&partial).map_or(0, |found| found.blocks() * 512);
-        let spare = (approx / 10).max(SPARE);
-        let needed = approx.saturating_add(spare).saturating_sub(there);
+        let needed = self.needed_on_disk(key, approx);
         let mut free = self.free_bytes()?;
         if needed > free && self.sweep_quarantine().0 > 0 {
             free = self.free_bytes()?;
         }
+        let missing = needed.saturating_sub(free);
         // Without a budget the operator wants no model removed.
         let models = self.budget.is_some();
-        if needed > free {
-            let (held, may_go) = self.what_may_go(Some(key), models)?;
-            let missing = needed.saturating_sub(free);
-            if may_go >= missing {
-                self.evict(held.saturating_sub(missing), Some(key), models)?;
-                free = self.free_bytes()?;
+        if !models && missing == 0 {
+            return Ok(());
+        }
+        let (held, may_go) = self.what_may_go(Some(key), models)?;
+        let stays = held.saturating_sub(may_go);
+        self.fits_budget(approx, stays)?;
+        if missing > may_go {
+            return Err(self.no_space(needed, free));
+        }
+        // Whichever bound asks for more.
+        let limit = self.limit_beside(approx);
+        let freed = self.evict(held.saturating_sub(missing).min(limit), Some(key), models)?;
+        // Somebody came to use what might have gone, or wrote to the disk.
+        self.fits_budget(approx, freed.left)?;
+        match self.free_bytes()? {
+            free if free < needed => Err(self.no_space(needed, free)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes that must be free on the disk for a file of about `approx` bytes, of which some may be there.
+    fn needed_on_disk(&self, key: &CacheKey, approx: u64) -> u64 {
+        let partial = self.partial_path(key);
+        let there = fs::symlink_metadata(&partial).map_or(0, |found| found.blocks() * 512);
+        let spare = (approx / 10).max(SPARE);
+        approx.saturating_add(spare).saturating_sub(there)
+    }
+
+    /// Most bytes that may be held beside a new file of about `approx` bytes.
+    fn limit_beside(&self, approx: u64) -> u64 {
+        self.budget
+            .map_or(u64::MAX, |budget| budget.saturating_sub(approx))
+    }
+
+    /// Whether a new file of about `approx` bytes fits the budget beside `held` bytes.
+    fn fits_budget(&self, approx: u64, held: u64) -> Result<(), CacheError> {
+        match self.budget {
+            Some(budget) if approx > budget || held > self.limit_beside(approx) => {
+                Err(CacheError::Budget {
+                    needed: approx,
+                    held,
+                    budget,
+                })
             }
+            _ => Ok(()),
         }
-        if needed > free {
-            return Err(CacheError::Space {
-                path: self.dir.clone(),
-                needed,
-                free,
-            });
+    }
+
+    fn no_space(&self, needed: u64, free: u64) -> CacheError {
+        CacheError::Space {
+            path: self.dir.clone(),
+            needed,
+            free,
         }
-        Ok(())
     }
 
     /// Goes back to the budget after a download whose size nobody knew. What fails is said and tried again the next time.
     pub(super) fn keep_budget(&self) {
         let Some(budget) = self.budget else { return };
-        match self.evict_to(budget, None) {
+        match self.evict(budget, None, true) {
             Ok(freed) if freed.left > budget => {
                 tracing::warn!(target: "models", bytes = freed.left, budget, "the model cache is over its budget; everything in it is in use or pinned");
             }
@@ -143,10 +157,6 @@ impl ModelCache {
                 tracing::warn!(target: "models", %error, "the model cache cannot be brought back to its budget");
             }
         }
-    }
-
-    fn evict_to(&self, limit: u64, but: Option<&CacheKey>) -> Result<Freed, CacheError> {
-        self.evict(limit, but, true)
     }
 
     /// Removes what was used longest ago until at most `limit` bytes are held: models, where `models` says so, and downloads

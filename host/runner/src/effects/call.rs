@@ -1,8 +1,9 @@
 //! Asking a native server that is kept warm.
 //!
 //! All that a plugin says of the launch and of the request is checked before a server is looked for. The plugin learns
-//! from the outcome alone: of `failed`, `retryable` says that the same call may work when it is asked again, its absence that this server
-//! is not to be had now, so that the plugin may run the program once per job instead.
+//! from the outcome alone: `timed-out` says that the time of the call is gone; of `failed`, `retryable` says that the same call
+//! may work when it is asked again, its absence that this server is not to be had now, so that the plugin may run the program
+//! once per job instead.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -51,7 +52,7 @@ pub(super) async fn call(
     let lease = servers
         .lease(&launch, tools.job_id.as_str(), request.timeout, cancel)
         .await
-        .map_err(no_server)?;
+        .map_err(|error| no_server(error, request.timeout))?;
     let (inbox, clock) = (lease.lines(), Clock::default());
     let watching = async {
         watch(tools, &backend.name, inbox, &clock).await;
@@ -240,10 +241,16 @@ fn answered(answer: worker_servers::Answer) -> Answered {
     }
 }
 
-fn no_server(error: ServerError) -> Failure {
-    Failure {
+/// `time` is what the call had.
+fn no_server(error: ServerError, time: Duration) -> Undone {
+    let failure = Failure {
         message: error.to_string(),
         retryable: error.is_passing(),
+    };
+    match error {
+        // All of it went by before its turn came.
+        ServerError::Late { .. } => Undone::Late(time, failure),
+        _ => Undone::Failed(failure),
     }
 }
 
@@ -255,5 +262,33 @@ fn no_answer(error: CallError) -> Undone {
     match error {
         CallError::TimedOut { limit, .. } => Undone::Late(limit, failure),
         _ => Undone::Failed(failure),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use worker_plugins::contract::Outcome;
+
+    use super::*;
+
+    /// Whether its turn did not come or its answer did not: the time is gone.
+    #[test]
+    fn a_call_that_waited_for_its_turn_all_its_time_is_timed_out() {
+        let program = || "draws".to_owned();
+        let time = Duration::from_millis(700);
+        let late = Outcome::from(no_server(ServerError::Late { program: program() }, time));
+        assert!(
+            matches!(&late, Outcome::TimedOut((700, failure)) if failure.retryable),
+            "{late:?}"
+        );
+        let busy = ServerError::Busy {
+            program: program(),
+            limit: 16,
+        };
+        let busy = Outcome::from(no_server(busy, time));
+        assert!(
+            matches!(&busy, Outcome::Failed(failure) if failure.retryable),
+            "{busy:?}"
+        );
     }
 }

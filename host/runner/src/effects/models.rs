@@ -80,8 +80,8 @@ pub(crate) struct Told<'a> {
     pub(crate) failed: &'a (dyn Fn(&DownloadError) + Send + Sync),
 }
 
-/// A model file, from the cache or by a download into it. Where the budget is taken up by files in use, `release` is asked
-/// to let go of what it can; it answers whether it did.
+/// A model file, from the cache or by a download into it. Where files in use take up the budget, or the disk of a cache that
+/// has one, `release` is asked to let go of what it can; it answers whether it did.
 pub(crate) async fn bring(
     cache: &ModelCache,
     egress: &Egress,
@@ -108,15 +108,14 @@ pub(crate) async fn bring(
         };
         cache.obtain(&wanted, cancel, || (told.waiting)(), download)
     };
-    let brought = match obtain().await {
-        // What is larger than the whole budget has no room whoever lets go.
-        Err(ObtainError::Cache(CacheError::Budget { needed, budget, .. }))
-            if needed <= budget && release.await =>
-        {
-            obtain().await
-        }
-        other => other,
+    let mut brought = obtain().await;
+    let again = match &brought {
+        Err(ObtainError::Cache(error)) => may_find_room(cache, error),
+        _ => false,
     };
+    if again && release.await {
+        brought = obtain().await;
+    }
     brought.map_err(|error| match error {
         ObtainError::Cache(error) | ObtainError::Download(Broken::Cache(error)) => in_cache(&error),
         ObtainError::Download(Broken::Download(error)) => {
@@ -124,6 +123,17 @@ pub(crate) async fn bring(
             not_downloaded(&error)
         }
     })
+}
+
+/// Whether there may be room once files in use are let go.
+fn may_find_room(cache: &ModelCache, error: &CacheError) -> bool {
+    match error {
+        // What is larger than the whole budget has no room whoever lets go.
+        CacheError::Budget { needed, budget, .. } => needed <= budget,
+        // Without a budget nothing is removed for the disk's sake.
+        CacheError::Space { .. } => cache.budget().is_some(),
+        _ => false,
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -130,7 +130,6 @@ impl JobRun {
     /// Keeps the payload on disk and hands it over. The slot is free when this returns.
     pub(super) async fn hand_over(&mut self, payload: Payload) {
         self.enter(Stage::Keeping);
-        self.handed_over.store(true, Ordering::SeqCst);
         let failure = match &payload {
             Payload::Failure { message, retryable } => Some((message.clone(), *retryable)),
             _ => None,
@@ -157,6 +156,8 @@ impl JobRun {
             Ok(kept) => kept,
             Err(error) => return self.cannot_keep(&error, failure).await,
         };
+        // Not before: where keeping it breaks nobody has answered yet.
+        self.handed_over.store(true, Ordering::SeqCst);
         self.enter(Stage::Delivering);
         let delivered = self.deliver(kept, failed).await;
         self.journal
@@ -194,6 +195,7 @@ impl JobRun {
         self.journal.write("not-kept", json!({ "error": trouble }));
         let (message, retryable) = failure.unwrap_or((trouble, true));
         let job_id = self.claim.job_id.to_string();
+        self.handed_over.store(true, Ordering::SeqCst);
         // Where the session is over, the studio has taken the job back already.
         let _ = self
             .link

@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -33,6 +34,14 @@ const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
 
 type Task = Box<dyn FnOnce() + Send>;
 
+/// Why a task was not taken.
+enum Refused {
+    /// Too much waits already.
+    Full(Task),
+    /// The thread has ended.
+    Ended,
+}
+
 /// The thread, which ends with the last that can give it something to do.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -55,7 +64,7 @@ impl Writer {
                     std::thread::sleep(LINGER);
                     std::iter::once(first)
                         .chain(inbox.try_iter())
-                        .for_each(|task| task());
+                        .for_each(carry_out);
                 }
             })?;
         Ok(Self {
@@ -80,7 +89,9 @@ impl Writer {
                     self.stuck.store(false, Ordering::Relaxed);
                     return true;
                 }
-                Err(back) => task = back,
+                Err(Refused::Full(back)) => task = back,
+                // Waiting brings no thread back.
+                Err(Refused::Ended) => return false,
             }
             if self.stuck.load(Ordering::Relaxed) || Instant::now() > until {
                 self.stuck.store(true, Ordering::Relaxed);
@@ -90,13 +101,12 @@ impl Writer {
         }
     }
 
-    fn put(&self, task: Task) -> Result<(), Task> {
-        match &self.tasks {
-            Some(tasks) => tasks.try_send(task).map_err(|full| match full {
-                TrySendError::Full(task) | TrySendError::Disconnected(task) => task,
-            }),
-            None => Err(task),
-        }
+    fn put(&self, task: Task) -> Result<(), Refused> {
+        let tasks = self.tasks.as_ref().ok_or(Refused::Ended)?;
+        tasks.try_send(task).map_err(|refused| match refused {
+            TrySendError::Full(task) => Refused::Full(task),
+            TrySendError::Disconnected(_) => Refused::Ended,
+        })
     }
 
     /// Returns when all that was handed over is done, or is not for long; whether it is.
@@ -107,6 +117,13 @@ impl Writer {
             let _ = done.send(());
         });
         handed && written.recv_timeout(WRITTEN_WITHIN).is_ok()
+    }
+}
+
+/// A panic in a task is a defect of the worker's own; it must not take the thread from the lines to come.
+fn carry_out(task: Task) {
+    if catch_unwind(AssertUnwindSafe(task)).is_err() {
+        tracing::error!(target: "job", "the thread that writes journals panicked; what it was to do then is lost");
     }
 }
 
@@ -193,5 +210,32 @@ impl Page {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Written> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_loses_one_task_and_no_thread() {
+        let writer = Writer::start().unwrap();
+        assert!(writer.hand_over(|| panic!("on purpose")));
+        assert!(writer.wait(), "what comes after it is done");
+    }
+
+    #[test]
+    fn nobody_waits_for_a_thread_that_has_ended() {
+        let (tasks, inbox) = sync_channel(1);
+        let (_, ended) = sync_channel(0);
+        let writer = Writer {
+            tasks: Some(tasks),
+            ended: Mutex::new(ended),
+            stuck: AtomicBool::new(false),
+        };
+        drop(inbox);
+        assert!(!writer.hand_over(|| {}));
+        let stuck = writer.stuck.load(Ordering::Relaxed);
+        assert!(!stuck, "it is not the disk that does not keep up");
     }
 }

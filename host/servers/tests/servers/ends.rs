@@ -3,6 +3,9 @@
 use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -175,6 +178,36 @@ async fn what_it_holds_is_let_go_with_its_process() {
     assert_eq!(std::sync::Arc::strong_count(&held), 2);
     rig.servers.release_memory(None, || async { false }).await;
     assert_eq!(std::sync::Arc::strong_count(&held), 1);
+}
+
+/// Notes, when it is let go, whether a server's folder was still there.
+struct Noting {
+    servers: PathBuf,
+    there: Arc<AtomicBool>,
+}
+
+impl Drop for Noting {
+    fn drop(&mut self) {
+        let mut entries = std::fs::read_dir(&self.servers).unwrap().flatten();
+        let there = entries.any(|entry| entry.file_name() != "shown");
+        self.there.store(there, Ordering::SeqCst);
+    }
+}
+
+/// Its folder may take long to remove, and somebody may be waiting for the room of what it holds.
+#[tokio::test]
+async fn what_it_holds_is_let_go_before_its_folder_is_removed() {
+    let rig = Rig::new();
+    let there = Arc::<AtomicBool>::default();
+    let mut server = launch(&[]);
+    server.holds.add(Arc::new(Noting {
+        servers: rig.dir.path().join("servers"),
+        there: there.clone(),
+    }));
+    rig.pid(&server).await;
+    drop(server);
+    rig.servers.release_memory(None, || async { false }).await;
+    assert!(there.load(Ordering::SeqCst));
 }
 
 #[tokio::test]
