@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::error::{CacheError, io_at};
 use super::key::CacheKey;
@@ -21,6 +21,13 @@ const PARTIAL_AGE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// Least room that a download leaves on the disk. Less than a download itself leaves, 64 MiB, would have it fail although
 /// something might have gone; more removes models that might stay.
 const SPARE: u64 = 64 << 20;
+
+/// How long the room of a file that was removed may take to be free: a system closes what a process had open a moment after
+/// the process is gone. Longer only puts off saying that there is none.
+const FREE_SOON: Duration = Duration::from_secs(1);
+
+/// Between two looks at it.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What was removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -103,9 +110,16 @@ impl ModelCache {
         let freed = self.evict(held.saturating_sub(missing).min(limit), Some(key), models)?;
         // Somebody came to use what might have gone, or wrote to the disk.
         self.fits_budget(approx, freed.left)?;
-        match self.free_bytes()? {
-            free if free < needed => Err(self.no_space(needed, free)),
-            _ => Ok(()),
+        let until = Instant::now() + FREE_SOON;
+        loop {
+            let free = self.free_bytes()?;
+            if free >= needed {
+                return Ok(());
+            }
+            if freed.bytes == 0 || Instant::now() >= until {
+                return Err(self.no_space(needed, free));
+            }
+            std::thread::sleep(LOOK_AGAIN);
         }
     }
 
