@@ -122,20 +122,24 @@ impl RunError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::File { .. } | Self::Store(_) | Self::Unkillable { .. } | Self::Status(_) => true,
-            Self::Spawn { source, .. } => is_scarcity(source),
+            Self::Spawn { source, .. } | Self::Sandbox { source, .. } => is_scarcity(source),
             Self::RelativeProgram { .. }
             | Self::NulInArgument { .. }
             | Self::TooManyArguments { .. }
-            | Self::Environment(_)
-            | Self::Sandbox { .. } => false,
+            | Self::Environment(_) => false,
         }
     }
 }
 
-/// Whether the system had no room for one more process just then.
+/// Whether the system had no room for one more process just then, no descriptor for what it needs, or the program's file was
+/// still being written.
 fn is_scarcity(error: &io::Error) -> bool {
     use std::io::ErrorKind::{OutOfMemory, WouldBlock};
     matches!(error.kind(), OutOfMemory | WouldBlock)
+        || matches!(
+            error.raw_os_error(),
+            Some(libc::EMFILE | libc::ENFILE | libc::ETXTBSY)
+        )
 }
 
 fn start_hint(source: &io::Error) -> &'static str {

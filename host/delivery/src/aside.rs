@@ -215,8 +215,19 @@ impl Aside {
         Ok(true)
     }
 
-    /// Removes what there is of a product that is whole elsewhere.
-    pub(crate) fn forget(&self, id: &EntryId) -> Result<(), DiskError> {
+    /// Removes what there is of a product that is not whole here. Its media go to where they came from, if they did.
+    pub(crate) fn give_back(&self, id: &EntryId, media: Option<&Path>) -> Result<(), DiskError> {
+        let here = media_path(&self.dir, id);
+        if let Some(media) = media
+            && disk::is_there(&here)
+            && !disk::is_there(media)
+        {
+            disk::name(&here, media)?;
+        }
+        self.forget(id)
+    }
+
+    fn forget(&self, id: &EntryId) -> Result<(), DiskError> {
         disk::remove(&row_path(&self.dir, id))?;
         disk::remove(&media_path(&self.dir, id))
     }

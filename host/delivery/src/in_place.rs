@@ -12,6 +12,7 @@
 mod place;
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -94,15 +95,17 @@ impl InPlace {
             .and_then(|()| self.steps.at("written in place", place.path()))
             .and_then(|()| place.flush())
             .and_then(|()| self.steps.at("kept in place", place.path()));
-        let mut state = self.lock();
-        state.busy -= 1;
         let Err(error) = written else {
+            let mut state = self.lock();
+            state.busy -= 1;
             state.taken.insert(kept.id.clone(), (place, kept.clone()));
             return Ok(true);
         };
         // One that cannot even be cleared may be sent after a restart, although its job is known to have failed: the studio
         // refuses it.
         let cleared = place.clear();
+        let mut state = self.lock();
+        state.busy -= 1;
         if error.is_full() {
             state.free.extend(cleared.ok().flatten());
             return Err(error);
@@ -120,22 +123,22 @@ impl InPlace {
         };
         let path = place.path().to_owned();
         let cleared = place.clear();
+        let flush = match &cleared {
+            Ok(Some(place)) if flushed => place.flush(),
+            _ => Ok(()),
+        };
+        // It is still there where it cannot be cleared, and so it is still to be spoken of.
+        let again = match &cleared {
+            Ok(_) => None,
+            Err(_) => Place::open(&path).ok().flatten(),
+        };
         let mut state = self.lock();
         state.busy -= 1;
-        let place = match cleared {
-            Ok(place) => place,
-            Err(error) => {
-                // It is still there, and so it is still to be spoken of.
-                if let Some(place) = Place::open(&path)? {
-                    state.taken.insert(id.clone(), (place, kept));
-                }
-                return Err(error);
-            }
-        };
-        let flush = place.as_ref().filter(|_| flushed).map(Place::flush);
-        state.free.extend(place);
-        flush.transpose()?;
-        Ok(true)
+        if let Some(place) = again {
+            state.taken.insert(id.clone(), (place, kept));
+        }
+        state.free.extend(cleared?);
+        flush.map(|()| true)
     }
 
     /// A product that is here.
@@ -155,29 +158,33 @@ impl InPlace {
         Some(taken)
     }
 
-    /// A file that is nobody's; it counts as busy.
+    /// A file that is nobody's; it counts as busy. Nobody waits for the disk with the state in hand.
     fn begin(&self) -> Option<Place> {
-        let mut state = self.lock();
-        let mut place = None;
-        while place.is_none()
-            && let Some(free) = state.free.pop()
-        {
-            // Where somebody tidied up, what is written into it is gone with the process.
-            place = Some(free).filter(Place::is_there);
-        }
-        if place.is_none() && state.busy + state.taken.len() < self.most {
-            state.named = false;
+        let (mut place, mut named) = {
+            let mut state = self.lock();
+            let free = state.free.pop();
+            if free.is_none() && state.busy + state.taken.len() >= self.most {
+                return None;
+            }
+            state.busy += 1;
+            (free, state.named)
+        };
+        // Where somebody tidied up, what is written into it is gone with the process.
+        place = place.filter(Place::is_there);
+        if place.is_none() {
+            named = false;
             place = self.said(self.make()).flatten();
         }
-        let place = place?;
-        if !state.named {
+        if place.is_some() && !named {
             let dirs = [Some(self.dir.as_path()), self.dir.parent()];
             let synced = dirs.into_iter().flatten().try_for_each(disk::sync_dir);
-            self.said(synced)?;
-            state.named = true;
+            named = self.said(synced).is_some();
+            place = place.filter(|_| named);
         }
-        state.busy += 1;
-        Some(place)
+        let mut state = self.lock();
+        state.named = named;
+        state.busy -= usize::from(place.is_none());
+        place
     }
 
     /// Makes the first file whose name is free.
@@ -185,9 +192,14 @@ impl InPlace {
         disk::private_dir(&self.dir)?;
         for number in 0..self.most {
             let path = self.dir.join(number.to_string());
-            if !disk::is_taken(&path) {
-                drop(disk::create_new(&path)?);
-                return Place::open(&path);
+            if disk::is_taken(&path) {
+                continue;
+            }
+            match disk::create_new(&path) {
+                Ok(_) => return Place::open(&path),
+                // Another product's, at the same moment.
+                Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(None)
@@ -212,6 +224,7 @@ impl State {
         };
         match place.content()? {
             Found::Nothing => self.free.push(place),
+            Found::Leftovers => self.free.extend(place.clear()?),
             Found::Whole(kept) => {
                 self.taken.insert(kept.id.clone(), (place, kept));
             }
@@ -227,9 +240,12 @@ impl State {
                     // Of an earlier try.
                     disk::remove(path)?;
                 }
-                let media = disk::write_new(&media_path, &media)?;
                 let row = disk::write_new(&row_path, &row)?;
-                disk::sync_all(&[(&media, &media_path), (&row, &row_path)], spool)?;
+                let mut files = vec![(&row, row_path.as_path())];
+                let media = (!media.is_empty()).then(|| disk::write_new(&media_path, &media));
+                let media = media.transpose()?;
+                files.extend(media.as_ref().map(|media| (media, media_path.as_path())));
+                disk::sync_all(&files, spool)?;
                 self.free.extend(place.clear()?);
             }
             Found::Foreign => {

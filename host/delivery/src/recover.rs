@@ -65,23 +65,23 @@ fn finish_rows(dir: &Path, found: &mut Recovered) -> Result<(), DiskError> {
     Ok(())
 }
 
-/// Removes from the spool what the aside has already.
+/// Removes from the spool what the aside has already. What the aside has may be a name and nothing more, after a power cut:
+/// what the spool has is whole then.
 fn leave_spool(spool: &Spool, found: &mut Recovered) -> Result<(), DiskError> {
     for id in rows_in(&disk::names(spool.aside.dir())?) {
         let row = row_path(&spool.dir, &id);
-        if disk::is_there(&row) {
+        let (in_place, in_files) = (spool.is_in_place(&id), disk::is_there(&row));
+        if !in_place && !in_files {
+            continue;
+        }
+        if spool.aside.has_whole(&id)? {
+            spool.leave_place(&id)?;
             disk::remove(&row)?;
             found.finished += 1;
-        }
-        if spool.is_in_place(&id) {
-            // What is in place is safe. What the aside has of it may be a name and nothing more, after a power cut.
-            if spool.aside.has_whole(&id)? {
-                spool.leave_place(&id)?;
-                found.finished += 1;
-            } else {
-                spool.aside.forget(&id)?;
-                found.swept += 1;
-            }
+        } else {
+            let back = (!in_place).then(|| spool.media(&id));
+            spool.aside.give_back(&id, back.as_deref())?;
+            found.swept += 1;
         }
     }
     Ok(())

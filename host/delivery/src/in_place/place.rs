@@ -35,6 +35,8 @@ pub(super) struct Place {
 /// What a file holds.
 pub(super) enum Found {
     Nothing,
+    /// What a killed process was writing or wiping.
+    Leftovers,
     Whole(Kept),
     /// Some of a product, which nobody was promised.
     Part,
@@ -154,7 +156,11 @@ impl Place {
             });
         };
         if head.iter().all(|byte| *byte == 0) {
-            return Ok(Found::Nothing);
+            return Ok(if rest.iter().all(|byte| *byte == 0) {
+                Found::Nothing
+            } else {
+                Found::Leftovers
+            });
         }
         let Some(head) = Head::read(head) else {
             return Ok(if is_of_another_version(head) {

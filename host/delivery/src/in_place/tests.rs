@@ -154,6 +154,20 @@ fn somebody_who_tidies_up_costs_no_product() {
 }
 
 #[test]
+fn what_a_killed_process_was_writing_is_wiped() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    drop(keep(&open(root), "job-1", b"pixels"));
+    let file = root.join("spool-in-place/0");
+    let mut without_head = fs::read(&file).unwrap();
+    without_head[..HEAD].fill(0);
+    fs::write(&file, without_head).unwrap();
+    let found = open(root).recovered();
+    assert_eq!((found.waiting, found.swept), (0, 0));
+    assert!(lying(root).concat().iter().all(|byte| *byte == 0));
+}
+
+#[test]
 fn what_another_version_wrote_is_left_alone() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
@@ -183,15 +197,21 @@ fn a_whole_record_that_makes_no_sense_is_kept_aside() {
     let kept = keep(&spool, "job-1", b"pixels");
     spool.remove(kept.id()).unwrap();
     drop(spool);
-    let (row, media) = (b"{\"version\":999}", b"pixels");
-    let head = Head::of(kept.id(), row, media).unwrap();
-    let record = [&head[..], row, media].concat();
-    fs::write(root.join("spool-in-place/0"), record).unwrap();
-    let spool = open(root);
-    assert_eq!(spool.recovered().set_aside, 1);
-    assert_eq!(spool.waiting(), Some(0));
-    assert_eq!(spool.aside().list().unwrap().len(), 1);
-    assert!(lying(root).concat().iter().all(|byte| *byte == 0));
+    let row = &b"{\"version\":999}"[..];
+    for (media, left) in [(&b"pixels"[..], &b"pixels"[..]), (b"", row)] {
+        let head = Head::of(kept.id(), row, media).unwrap();
+        let record = [&head[..], row, media].concat();
+        fs::write(root.join("spool-in-place/0"), record).unwrap();
+        let spool = open(root);
+        assert_eq!(spool.recovered().set_aside, 1);
+        assert_eq!(spool.waiting(), Some(0));
+        let entry = spool.aside().list().unwrap().pop().unwrap();
+        let copy = root.join("copy");
+        spool.aside().write_out(&entry, &copy).unwrap();
+        assert_eq!(fs::read(copy).unwrap(), left);
+        spool.aside().remove(&entry.id).unwrap();
+        assert!(lying(root).concat().iter().all(|byte| *byte == 0));
+    }
 }
 
 #[test]
@@ -243,4 +263,21 @@ fn nobody_else_may_read_them() {
         let found = fs::metadata(root.join(path)).unwrap().permissions().mode();
         assert_eq!(found & 0o777, mode, "{path}");
     }
+}
+
+/// The same where the product had files of its own: its media, which were moved, come back.
+#[test]
+fn a_name_in_the_aside_takes_no_file_from_the_spool() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let spool = open(root);
+    let large = vec![7; usize::try_from(LONGEST_MEDIA).unwrap() + 1];
+    let kept = keep(&spool, "job-1", &large);
+    let path = |folder: &str, ending: &str| root.join(format!("{folder}/{}.{ending}", kept.id()));
+    fs::rename(path("spool", "media"), path("aside", "media")).unwrap();
+    fs::write(path("aside", "row"), "").unwrap();
+    let spool = open(root);
+    assert_eq!((spool.waiting(), spool.recovered().set_aside), (Some(1), 0));
+    assert_eq!(fs::read(path("spool", "media")).unwrap(), large);
+    assert!(!path("aside", "row").exists());
 }

@@ -171,6 +171,8 @@ impl Run<'_> {
                 let url = task.shown.clone();
                 return Err(DownloadError::Inconsistent { url, why });
             }
+            // The last time in one piece: the nodes of a mirror may each have a tag of their own.
+            ranges = ranges && restarts < RESTARTS;
             tracing::warn!(url = task.shown, why, "a download starts anew");
             self.reset().await?;
         }

@@ -46,6 +46,8 @@ pub enum CacheError {
         needed: u64,
         /// Bytes free for this user.
         free: u64,
+        /// Bytes that the cache holds itself.
+        held: u64,
     },
     /// The budget has not the room that the file needs.
     #[error(

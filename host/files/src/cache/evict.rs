@@ -103,7 +103,7 @@ impl ModelCache {
         let stays = held.saturating_sub(may_go);
         self.fits_budget(approx, stays)?;
         if missing > may_go {
-            return Err(self.no_space(needed, free));
+            return Err(self.no_space(needed, free, held));
         }
         // Whichever bound asks for more.
         let limit = self.limit_beside(approx);
@@ -117,7 +117,7 @@ impl ModelCache {
                 return Ok(());
             }
             if freed.bytes == 0 || Instant::now() >= until {
-                return Err(self.no_space(needed, free));
+                return Err(self.no_space(needed, free, freed.left));
             }
             std::thread::sleep(LOOK_AGAIN);
         }
@@ -151,11 +151,12 @@ impl ModelCache {
         }
     }
 
-    fn no_space(&self, needed: u64, free: u64) -> CacheError {
+    fn no_space(&self, needed: u64, free: u64, held: u64) -> CacheError {
         CacheError::Space {
             path: self.dir.clone(),
             needed,
             free,
+            held,
         }
     }
 

@@ -113,7 +113,13 @@ pub(crate) async fn bring(
         Err(ObtainError::Cache(error)) => may_find_room(cache, error),
         _ => false,
     };
-    if again && release.await {
+    let released = async {
+        tokio::select! {
+            released = release => released,
+            () = cancel.cancelled() => false,
+        }
+    };
+    if again && released.await {
         brought = obtain().await;
     }
     brought.map_err(|error| match error {
@@ -130,8 +136,10 @@ fn may_find_room(cache: &ModelCache, error: &CacheError) -> bool {
     match error {
         // What is larger than the whole budget has no room whoever lets go.
         CacheError::Budget { needed, budget, .. } => needed <= budget,
-        // Without a budget nothing is removed for the disk's sake.
-        CacheError::Space { .. } => cache.budget().is_some(),
+        // Without a budget nothing is removed for the disk's sake, and all that is held may be too little.
+        CacheError::Space {
+            needed, free, held, ..
+        } => cache.budget().is_some() && needed.saturating_sub(*free) <= *held,
         _ => false,
     }
 }
