@@ -139,11 +139,20 @@ impl Run<'_> {
     /// The digest of the engine that did a job.
     fn version_of(&self, job: &str) -> String {
         let end = format!("-{job}.jsonl");
-        let found = std::fs::read_dir(&self.journals)
-            .expect("journals")
-            .flatten()
-            .find(|entry| entry.file_name().to_string_lossy().ends_with(&end));
-        let text = std::fs::read_to_string(found.expect("its journal").path()).expect("a journal");
+        // A thread writes it, some milliseconds behind the job.
+        let since = Instant::now();
+        let path = loop {
+            let found = std::fs::read_dir(&self.journals)
+                .expect("journals")
+                .flatten()
+                .find(|entry| entry.file_name().to_string_lossy().ends_with(&end));
+            if let Some(found) = found {
+                break found.path();
+            }
+            assert!(since.elapsed() < Duration::from_secs(10), "no journal");
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        let text = std::fs::read_to_string(path).expect("a journal");
         let offered = text
             .lines()
             .find(|line| line.contains("\"event\":\"offered\""));
