@@ -232,20 +232,24 @@ fn killed_while_keeping() {
     }
 }
 
+/// From files of its own, and from where it was kept in place.
 #[test]
 fn killed_while_setting_aside() {
-    for act in ["aside bytes", "aside json"] {
-        for (step, aside) in ASIDE_STEPS {
-            let root = tempfile::tempdir().unwrap();
-            let root = root.path();
-            let json = act == "aside json";
-            let skipped = json && step == "aside media moved";
-            assert_eq!(kill_at(root, act, step), !skipped, "{act}, {step}");
-            let waiting = in_spool(root).len();
-            let aside = usize::from(aside || json || skipped);
-            assert_eq!(in_aside(root), aside, "{act}, killed at {step}");
-            assert_eq!(waiting, 1 - aside, "{act}, killed at {step}: in one place");
-            assert_eq!(leftovers(root), [""; 0], "{act}, killed at {step}");
+    for in_place in [0, FILES] {
+        for act in ["aside bytes", "aside json"] {
+            for (step, aside) in ASIDE_STEPS {
+                let root = tempfile::tempdir().unwrap();
+                let root = root.path();
+                let how = format!("{act}, {in_place} in place, killed at {step}");
+                let json = act == "aside json";
+                let skipped = json && step == "aside media moved";
+                assert_eq!(kill_with(root, in_place, act, step), !skipped, "{how}");
+                let waiting = in_spool(root).len();
+                let aside = usize::from(aside || json || skipped);
+                assert_eq!(in_aside(root), aside, "{how}");
+                assert_eq!(waiting, 1 - aside, "{how}: in one place");
+                assert_eq!(leftovers(root), [""; 0], "{how}");
+            }
         }
     }
 }
@@ -281,24 +285,6 @@ fn killed_while_keeping_in_place() {
                 PIXELS
             };
             assert_eq!(in_spool(root), [content], "{act}, {step}");
-            assert_eq!(leftovers(root), [""; 0], "{act}, killed at {step}");
-        }
-    }
-}
-
-#[test]
-fn killed_while_setting_aside_what_is_kept_in_place() {
-    for act in ["aside bytes", "aside json"] {
-        for (step, aside) in ASIDE_STEPS {
-            let root = tempfile::tempdir().unwrap();
-            let root = root.path();
-            let json = act == "aside json";
-            let skipped = json && step == "aside media moved";
-            assert_eq!(kill_with(root, FILES, act, step), !skipped, "{act}, {step}");
-            let waiting = in_spool(root).len();
-            let aside = usize::from(aside || json || skipped);
-            assert_eq!(in_aside(root), aside, "{act}, killed at {step}");
-            assert_eq!(waiting, 1 - aside, "{act}, killed at {step}: in one place");
             assert_eq!(leftovers(root), [""; 0], "{act}, killed at {step}");
         }
     }
