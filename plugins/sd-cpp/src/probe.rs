@@ -42,8 +42,6 @@ pub(crate) struct Probe {
     /// The options in it; none when the program printed no help.
     options: Vec<Known>,
     release: Option<String>,
-    /// The release that it says it is, where the host knows none. For people: a build made outside of a checkout says nothing.
-    said: Option<String>,
 }
 
 /// An option, by places in what was printed: every step of a job reads the help anew, and there is a lot of it.
@@ -61,12 +59,13 @@ impl Probe {
             let before = printed.len();
             printed.push_str(help);
             read_options(&printed, before, &mut options);
+            // The next one's first line is a line.
+            printed.push('\n');
         }
         Self {
             printed,
             options,
             release: backend.release.clone(),
-            said: backend.probes.iter().find_map(|printed| version(printed)),
         }
     }
 
@@ -143,7 +142,10 @@ impl Probe {
 
     /// What the help says of an option, wherever it stands in it.
     fn said_of<'a>(&'a self, option: &'a str) -> impl Iterator<Item = &'a str> {
-        let has_name = move |known: &&Known| self.text(&known.name) == option;
+        // Most are told by their length, before their text is looked at.
+        let has_name = move |known: &&Known| {
+            known.name.len() == option.len() && self.text(&known.name) == option
+        };
         let named = self.options.iter().filter(has_name);
         named.map(|known| self.text(&known.said))
     }
@@ -163,16 +165,23 @@ impl Probe {
     /// Whether another program is of the same release, as far as can be told: by what the host knows and by its own word. Two of an
     /// operator's own that say nothing are, when they take the same options of those in question.
     pub(crate) fn is_of_the_release_of(&self, other: &Self) -> bool {
-        self.release == other.release && self.said == other.said
+        self.release == other.release && self.said() == other.said()
     }
 
     /// How the program is called in a failure.
     pub(crate) fn name(&self) -> String {
-        match (&self.release, &self.said) {
+        match (&self.release, self.said()) {
             (Some(release), _) => release.clone(),
             (None, Some(said)) => format!("the operator's own, {said} by its own word"),
             (None, None) => "the operator's own, of unknown release".to_owned(),
         }
+    }
+
+    /// The release that it says it is, where the host knows none. For people: a build made outside of a checkout says nothing.
+    /// `--version` prints `stable-diffusion.cpp version master-827-97d2990, commit 97d2990`.
+    fn said(&self) -> Option<String> {
+        let said = |line: &str| version(line.strip_prefix("stable-diffusion.cpp version ")?);
+        self.printed.lines().find_map(said)
     }
 
     fn number(&self) -> Option<u32> {
@@ -180,10 +189,9 @@ impl Probe {
     }
 }
 
-/// The release in what `--version` prints: `stable-diffusion.cpp version master-827-97d2990, commit 97d2990`.
-fn version(printed: &str) -> Option<String> {
-    let (_, said) = printed.split_once("stable-diffusion.cpp version ")?;
-    let word = said.split([',', '\n', ' ']).next()?;
+/// The release at the beginning of what is said of a version.
+fn version(said: &str) -> Option<String> {
+    let word = said.split([',', ' ']).next()?;
     let sound = |c: char| c.is_ascii_alphanumeric() || c == '-';
     let tagged = word.contains('-') && word.len() <= 64 && word.chars().all(sound);
     tagged.then(|| word.to_owned())
@@ -306,6 +314,13 @@ mod tests {
         let named = |printed: &str| probe(printed, None).name();
         let said = "stable-diffusion.cpp version master-827-97d2990, commit 97d2990\n";
         assert!(named(said).contains("master-827-97d2990"));
+        let both = Probe::read(&BackendStatus {
+            name: "sd-cli".to_owned(),
+            release: None,
+            digest: String::new(),
+            probes: vec!["  --seed  the seed".to_owned(), said.to_owned()],
+        });
+        assert!(both.name().contains("master-827-97d2990"), "after its help");
         let unknown = "stable-diffusion.cpp version unknown, commit unknown\n";
         for printed in [unknown, "", "  --version  say which\n"] {
             assert!(named(printed).contains("unknown release"), "{printed}");
