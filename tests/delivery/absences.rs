@@ -2,7 +2,7 @@
 
 use rustix::process::{Pid, Signal};
 use serde_json::json;
-use worker_tests::wait::until;
+use worker_tests::wait::{until, until_ok};
 use worker_tests::{
     Api, FileServer, Home, Peer, Reply, ScriptedStudio, SdCli, Worker, built, offers,
 };
@@ -188,5 +188,42 @@ async fn a_result_that_the_studio_cannot_record_ends_nobody() {
     assert_eq!(states.last().unwrap(), "done", "{states:?}");
     let answer: serde_json::Value = serde_json::from_slice(&api.result(&id).await).unwrap();
     assert_eq!(answer["object"], "chat.completion");
+    worker.stop().await;
+}
+
+/// Nor does it say that a job is cancelled, and have it run after its next start.
+#[tokio::test]
+async fn a_cancellation_that_the_studio_cannot_record_is_none() {
+    let home = Home::new();
+    let worker = home.start();
+    worker.connected().await;
+    worker.stop().await;
+    let database = rusqlite::Connection::open(home.path("state/studio/studio.sqlite")).unwrap();
+    database
+        .execute_batch(
+            "CREATE TRIGGER full BEFORE UPDATE ON jobs
+             WHEN NEW.state = 'cancelled'
+               AND unixepoch('now') < json_extract(NEW.detail, '$.queued_at') / 1000 + 3
+             BEGIN SELECT RAISE(ABORT, 'disk full'); END;",
+        )
+        .unwrap();
+    drop(database);
+    let worker = home.start();
+    let api = worker.connected().await;
+    let (status, _) = api.post("/daemon/pause", &json!({})).await;
+    assert_eq!(status, 200);
+    let mut claim = offers::chat("x", "words");
+    claim.as_object_mut().unwrap().remove("jobId");
+    let id = api.offer(&claim).await;
+    let cancel = format!("/api/jobs/{id}/cancel");
+    let (status, answer) = api.post(&cancel, &json!({})).await;
+    assert_eq!(status, 500, "{answer}");
+    assert_ne!(api.job(&id).await["state"], "cancelled");
+    until_ok("a cancellation", || async {
+        let (status, answer) = api.post(&cancel, &json!({})).await;
+        (status == 200).then_some(answer)
+    })
+    .await;
+    assert_eq!(api.job(&id).await["state"], "cancelled");
     worker.stop().await;
 }

@@ -207,7 +207,14 @@ pub(super) async fn cancel(
     let cancelled = studio.core().cancel(&id);
     let (state, receipt) = cancelled?;
     if let Some(receipt) = receipt {
-        receipt.committed().await?;
+        let committed = receipt.committed().await;
+        let mut core = studio.core();
+        match &committed {
+            Ok(()) => core.drop_claim(&id),
+            Err(_) => core.uncancel(&id),
+        }
+        drop(core);
+        committed?;
     }
     // 202: the worker has been told, and says itself when it has stopped.
     let status = if state == "cancelled" {

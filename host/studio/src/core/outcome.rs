@@ -7,7 +7,7 @@ use worker_wire::{JobId, ServedBy, ServerFrame, reject};
 use super::claims::Standing;
 use super::job::Progress;
 use super::session::Rest;
-use super::{Core, JobState, Violation, cut};
+use super::{Core, Job, JobState, Violation, cut};
 use crate::store::{Change, JobRow, Receipt};
 
 /// Longest error text that is kept.
@@ -337,32 +337,47 @@ impl Core {
     /// The record of an outcome failed: the job is its worker's again, so that the outcome can be sent again.
     pub(crate) fn unsettle(&mut self, id: &JobId) {
         let until = Instant::now() + self.timing.grace;
-        let Some(job) = self.jobs.get_mut(id).filter(|job| job.is_finished()) else {
+        let holder = self
+            .sessions
+            .iter()
+            .find(|(_, session)| session.job.as_ref() == Some(id))
+            .map(|(no, _)| *no);
+        let Some(job) = self.reopen(id) else {
             return;
         };
-        self.finished.retain(|finished| finished != id);
-        self.finished_prompts = self.finished_prompts.saturating_sub(job.row.prompt.len());
-        job.recording = false;
         if job.state == JobState::Failed {
             // The attempt is not over after all.
             job.row.attempts = job.row.attempts.saturating_sub(1);
         }
+        job.state = JobState::Running {
+            session: holder,
+            until: holder.is_none().then_some(until),
+        };
+        job.bump();
+    }
+
+    /// The record of a cancellation failed, of a job that nobody ran: it waits as before.
+    pub(crate) fn uncancel(&mut self, id: &JobId) {
+        let is_cancelled = |job: &Job| job.state == JobState::Cancelled;
+        if self.jobs.get(id).is_some_and(is_cancelled) && self.reopen(id).is_some() {
+            self.requeue(id);
+            self.dispatch();
+        }
+    }
+
+    /// Takes a job that has ended out of the history, with nothing left of its end but its state.
+    fn reopen(&mut self, id: &JobId) -> Option<&mut Job> {
+        let job = self.jobs.get_mut(id).filter(|job| job.is_finished())?;
+        self.finished.retain(|finished| finished != id);
+        self.finished_prompts = self.finished_prompts.saturating_sub(job.row.prompt.len());
+        job.recording = false;
         job.row.error = None;
         job.row.retryable = None;
         job.row.finished_at = None;
         job.row.result_bytes = None;
         job.row.media_type = None;
         job.row.ext = None;
-        let holder = self
-            .sessions
-            .iter()
-            .find(|(_, session)| session.job.as_ref() == Some(id))
-            .map(|(no, _)| *no);
-        job.state = JobState::Running {
-            session: holder,
-            until: holder.is_none().then_some(until),
-        };
-        job.bump();
+        Some(job)
     }
 
     /// Keeps the history within its bounds.

@@ -176,8 +176,8 @@ impl Core {
             // Queued, offered, or with a worker that is away; that one is told when it is back.
             _ => {
                 self.withdraw(id);
+                // Its claim stays until that is recorded: else it is to be had again.
                 receipt = self.finish(id, JobState::Cancelled, |_| {});
-                self.drop_claim(id);
                 self.dispatch();
             }
         }
