@@ -136,27 +136,33 @@ impl Run<'_> {
         }
     }
 
+    /// The line of a journal that says what was offered, once it is there.
+    fn offered(&self, end: &str) -> Option<String> {
+        let found = std::fs::read_dir(&self.journals)
+            .expect("journals")
+            .flatten()
+            .find(|entry| entry.file_name().to_string_lossy().ends_with(end))?;
+        let text = std::fs::read_to_string(found.path()).expect("a journal");
+        let whole = text.rsplit_once('\n')?.0;
+        whole
+            .lines()
+            .find(|line| line.contains("\"event\":\"offered\""))
+            .map(str::to_owned)
+    }
+
     /// The digest of the engine that did a job.
     fn version_of(&self, job: &str) -> String {
         let end = format!("-{job}.jsonl");
         // A thread writes it, some milliseconds behind the job.
         let since = Instant::now();
-        let path = loop {
-            let found = std::fs::read_dir(&self.journals)
-                .expect("journals")
-                .flatten()
-                .find(|entry| entry.file_name().to_string_lossy().ends_with(&end));
-            if let Some(found) = found {
-                break found.path();
+        let offered = loop {
+            if let Some(offered) = self.offered(&end) {
+                break offered;
             }
             assert!(since.elapsed() < Duration::from_secs(10), "no journal");
             std::thread::sleep(Duration::from_millis(1));
         };
-        let text = std::fs::read_to_string(path).expect("a journal");
-        let offered = text
-            .lines()
-            .find(|line| line.contains("\"event\":\"offered\""));
-        let offered: Value = serde_json::from_str(offered.expect("an offer")).expect("JSON");
+        let offered: Value = serde_json::from_str(&offered).expect("JSON");
         let plugins = offered["body"]["plugins"].as_array().expect("plugins");
         let named: HashMap<&str, &str> = plugins
             .iter()
