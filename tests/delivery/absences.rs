@@ -158,31 +158,41 @@ async fn shown(api: &Api, id: &str) -> Vec<String> {
     }
 }
 
+/// A worker whose studio inside cannot record a change `when` this is so of it, up to three seconds after `since`, a time
+/// of the job's record.
+async fn ailing(home: &Home, when: &str, since: &str) -> Worker {
+    let worker = home.start();
+    worker.connected().await;
+    worker.stop().await;
+    // The studio alone has its database open, so that what ails it must be there before, and pass by itself.
+    let database = rusqlite::Connection::open(home.path("state/studio/studio.sqlite")).unwrap();
+    database
+        .execute_batch(&format!(
+            "CREATE TRIGGER full BEFORE UPDATE ON jobs
+             WHEN {when}
+               AND unixepoch('now') < json_extract(NEW.detail, '$.{since}') / 1000 + 3
+             BEGIN SELECT RAISE(ABORT, 'disk full'); END;"
+        ))
+        .unwrap();
+    drop(database);
+    home.start()
+}
+
+/// Has a job queued, under a number of the studio's.
+async fn queued(api: &Api) -> String {
+    let mut claim = offers::chat("x", "words");
+    claim.as_object_mut().unwrap().remove("jobId");
+    api.offer(&claim).await
+}
+
 /// The studio inside cannot write down what its worker sends. Both go on, nobody is told of an end that is not in the
 /// record, and the result comes when it can.
 #[tokio::test]
 async fn a_result_that_the_studio_cannot_record_ends_nobody() {
     let home = Home::new();
-    let worker = home.start();
-    worker.connected().await;
-    worker.stop().await;
-    // The studio alone has its database open, so that what ails it must be there before, and pass by itself: three
-    // seconds after a job has begun.
-    let database = rusqlite::Connection::open(home.path("state/studio/studio.sqlite")).unwrap();
-    database
-        .execute_batch(
-            "CREATE TRIGGER full BEFORE UPDATE ON jobs
-             WHEN NEW.state IN ('done', 'failed')
-               AND unixepoch('now') < json_extract(NEW.detail, '$.started_at') / 1000 + 3
-             BEGIN SELECT RAISE(ABORT, 'disk full'); END;",
-        )
-        .unwrap();
-    drop(database);
-    let worker = home.start();
+    let worker = ailing(&home, "NEW.state IN ('done', 'failed')", "started_at").await;
     let api = worker.connected().await;
-    let mut claim = offers::chat("x", "words");
-    claim.as_object_mut().unwrap().remove("jobId");
-    let id = api.offer(&claim).await;
+    let id = queued(&api).await;
     let states = shown(&api, &id).await;
     worker.line("could not be recorded").await;
     assert_eq!(states.last().unwrap(), "done", "{states:?}");
@@ -195,26 +205,11 @@ async fn a_result_that_the_studio_cannot_record_ends_nobody() {
 #[tokio::test]
 async fn a_cancellation_that_the_studio_cannot_record_is_none() {
     let home = Home::new();
-    let worker = home.start();
-    worker.connected().await;
-    worker.stop().await;
-    let database = rusqlite::Connection::open(home.path("state/studio/studio.sqlite")).unwrap();
-    database
-        .execute_batch(
-            "CREATE TRIGGER full BEFORE UPDATE ON jobs
-             WHEN NEW.state = 'cancelled'
-               AND unixepoch('now') < json_extract(NEW.detail, '$.queued_at') / 1000 + 3
-             BEGIN SELECT RAISE(ABORT, 'disk full'); END;",
-        )
-        .unwrap();
-    drop(database);
-    let worker = home.start();
+    let worker = ailing(&home, "NEW.state = 'cancelled'", "queued_at").await;
     let api = worker.connected().await;
     let (status, _) = api.post("/daemon/pause", &json!({})).await;
     assert_eq!(status, 200);
-    let mut claim = offers::chat("x", "words");
-    claim.as_object_mut().unwrap().remove("jobId");
-    let id = api.offer(&claim).await;
+    let id = queued(&api).await;
     let cancel = format!("/api/jobs/{id}/cancel");
     let (status, answer) = api.post(&cancel, &json!({})).await;
     assert_eq!(status, 500, "{answer}");

@@ -4,6 +4,7 @@
 //! the worker writes it: a row under its real name is always whole, and its media is there unless it has just been
 //! removed.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -197,22 +198,26 @@ impl Aside {
         let Some(row) = read.ok().and_then(|bytes| Row::read(&bytes)) else {
             return Ok(false);
         };
-        let row_file = disk::open_to_sync(&row_path)?;
-        let Some(media) = row.media else {
-            disk::sync_all(&[(&row_file, &row_path)], &self.dir)?;
-            return Ok(true);
-        };
-        let length = std::fs::symlink_metadata(&media_path).map(|m| m.len());
-        if length.ok() != Some(media.bytes) {
+        if let Some(media) = &row.media
+            && disk::size_of(&media_path) != Some(media.bytes)
+        {
             return Ok(false);
         }
-        let media_file = disk::open_to_sync(&media_path)?;
-        let files = [
-            (&media_file, media_path.as_path()),
-            (&row_file, row_path.as_path()),
-        ];
-        disk::sync_all(&files, &self.dir)?;
+        self.sync(id, &row)?;
         Ok(true)
+    }
+
+    /// Waits until a product's row and media are on disk, and their names.
+    fn sync(&self, id: &EntryId, row: &Row) -> Result<(), DiskError> {
+        let mut paths = vec![row_path(&self.dir, id)];
+        paths.extend(row.media.is_some().then(|| media_path(&self.dir, id)));
+        let open = |path: &PathBuf| disk::open_to_sync(path);
+        let files: Vec<File> = paths.iter().map(open).collect::<Result<_, _>>()?;
+        let both: Vec<_> = files
+            .iter()
+            .zip(paths.iter().map(PathBuf::as_path))
+            .collect();
+        disk::sync_all(&both, &self.dir)
     }
 
     /// Removes what there is of a product that is not whole here. Its media go to where they came from, if they did.
@@ -243,7 +248,7 @@ impl Aside {
         let partial = disk::with_suffix(&path, ".tmp");
         // One of an earlier, failed try.
         disk::remove(&partial)?;
-        let file = disk::write_new(&partial, &encode(&row, &path)?)?;
+        drop(disk::write_new(&partial, &encode(&row, &path)?)?);
         self.steps.at("aside row written", &partial)?;
         let target = media_path(&self.dir, &kept.id);
         if row.media.is_some() && !disk::is_there(&target) {
@@ -252,14 +257,7 @@ impl Aside {
         }
         disk::name(&partial, &path)?;
         self.steps.at("aside row named", &path)?;
-        let target = row
-            .media
-            .as_ref()
-            .map(|_| disk::open_to_sync(&target).map(|f| (f, target)));
-        let target = target.transpose()?;
-        let moved = target.as_ref().map(|(file, path)| (file, path.as_path()));
-        let files: Vec<_> = moved.into_iter().chain([(&file, path.as_path())]).collect();
-        disk::sync_all(&files, &self.dir)?;
+        self.sync(&kept.id, &row)?;
         // On another filesystem it was copied.
         disk::remove(media)
     }

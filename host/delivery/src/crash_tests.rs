@@ -44,7 +44,7 @@ const REMOVE_STEPS: [(&str, bool); 2] = [("leaving", true), ("row removed", fals
 /// Steps of keeping one in place. A killed process has told the system of all that it wrote.
 const IN_PLACE_STEPS: [&str; 2] = ["written in place", "kept in place"];
 
-fn product(payload: Payload) -> Product {
+pub(crate) fn product(payload: Payload) -> Product {
     Product {
         job_id: JobId::parse("job-1").unwrap(),
         kind: "k".into(),
@@ -58,7 +58,7 @@ fn product(payload: Payload) -> Product {
     }
 }
 
-fn media(content: MediaContent) -> Payload {
+pub(crate) fn media(content: MediaContent) -> Payload {
     Payload::Media {
         content,
         ext: "webp".into(),
@@ -71,7 +71,7 @@ fn bytes() -> Payload {
 }
 
 /// Products become files of their own, but for those that fit into `in_place` files.
-fn open_with(root: &Path, in_place: usize, steps: Steps) -> Spool {
+pub(crate) fn open_with(root: &Path, in_place: usize, steps: Steps) -> Spool {
     let (spool, aside) = (root.join("spool"), root.join("aside"));
     Spool::open_stepwise(&spool, &aside, AsideLimits::default(), in_place, steps).unwrap()
 }

@@ -56,11 +56,7 @@ pub(crate) fn private_dir(path: &Path) -> Result<(), DiskError> {
 
 /// Writes a new file, 0600. An existing one of that name is an error. It is on disk only after [`sync_all`].
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<File, DiskError> {
-    write_whole(create_new(path)?, path, bytes)
-}
-
-/// Writes the content of a file that is empty and open.
-pub(crate) fn write_whole(mut file: File, path: &Path, bytes: &[u8]) -> Result<File, DiskError> {
+    let mut file = create_new(path)?;
     file.write_all(bytes).doing("write", path)?;
     Ok(file)
 }
@@ -184,6 +180,14 @@ pub(crate) fn remove_quietly(path: &Path) {
 /// Whether a regular file is there.
 pub(crate) fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|m| m.is_file())
+}
+
+/// Bytes of a regular file; none where there is none.
+pub(crate) fn size_of(path: &Path) -> Option<u64> {
+    fs::symlink_metadata(path)
+        .ok()
+        .filter(fs::Metadata::is_file)
+        .map(|m| m.len())
 }
 
 /// Whether anything has that name.

@@ -54,7 +54,7 @@ fn finish_rows(dir: &Path, found: &mut Recovered) -> Result<(), DiskError> {
             Err(_) => None,
         };
         let whole = row.is_some_and(|row| match row.media {
-            Some(media) => size_of(&media_path(dir, &id)) == Some(media.bytes),
+            Some(media) => disk::size_of(&media_path(dir, &id)) == Some(media.bytes),
             None => true,
         });
         if whole {
@@ -93,7 +93,7 @@ fn set_unreadable_aside(spool: &Spool, found: &mut Recovered) -> Result<(), Disk
         let reason = match spool.load(&id) {
             Ok(None) => continue,
             Ok(Some(kept)) => match &kept.row.media {
-                Some(media) if size_of(&spool.media(&id)) != Some(media.bytes) => {
+                Some(media) if disk::size_of(&spool.media(&id)) != Some(media.bytes) => {
                     "its file is missing or has another size than when it was kept"
                 }
                 _ => continue,
@@ -140,7 +140,7 @@ pub(crate) fn set_spoiled_aside(
     row.media = Some(MediaRow {
         ext,
         media_type: None,
-        bytes: size_of(&media).unwrap_or(0),
+        bytes: disk::size_of(&media).unwrap_or(0),
     });
     let kept = Kept {
         id: id.clone(),
@@ -186,11 +186,4 @@ fn sweep(dir: &Path, found: &mut Recovered) -> Result<(), DiskError> {
         }
     }
     Ok(())
-}
-
-fn size_of(path: &Path) -> Option<u64> {
-    std::fs::symlink_metadata(path)
-        .ok()
-        .filter(std::fs::Metadata::is_file)
-        .map(|m| m.len())
 }

@@ -250,16 +250,18 @@ impl Spool {
                 disk::take_in(from, path)?;
                 disk::open_to_sync(path)?
             }
-            MediaContent::Bytes(bytes) => {
-                let partial = disk::with_suffix(path, ".tmp");
-                let file = disk::write_new(&partial, bytes)?;
-                self.steps.at("media written", &partial)?;
-                disk::name(&partial, path)?;
-                file
-            }
+            MediaContent::Bytes(bytes) => self.write_bytes(path, bytes)?,
         };
         self.steps.at("media named", path)?;
         Ok(Some(file))
+    }
+
+    fn write_bytes(&self, path: &Path, bytes: &[u8]) -> Result<File, DiskError> {
+        let partial = disk::with_suffix(path, ".tmp");
+        let file = disk::write_new(&partial, bytes)?;
+        self.steps.at("media written", &partial)?;
+        disk::name(&partial, path)?;
+        Ok(file)
     }
 
     /// Takes back what an error interrupted, moved media to where it came from.
@@ -349,23 +351,27 @@ impl Spool {
         disk::remove(&media)
     }
 
+    /// Media that are kept in place, as a file.
+    fn copy_out(&self, id: &EntryId, media: &Path) -> Result<(), DiskError> {
+        let Some(bytes) = self.in_place.load(id).and_then(|kept| kept.bytes) else {
+            return Ok(());
+        };
+        // Left by an attempt that failed.
+        disk::remove(&disk::with_suffix(media, ".tmp"))?;
+        self.write_bytes(media, &bytes).map(drop)
+    }
+
     /// Takes a product to the aside, with the reason. Killed in between, it is in one of the two.
     pub(crate) fn set_aside(&self, kept: &Kept, reason: &str) -> Result<Vec<Event>, DiskError> {
         let media = self.media(&kept.id);
-        if let Some(bytes) = self.in_place.load(&kept.id).and_then(|kept| kept.bytes) {
-            let partial = disk::with_suffix(&media, ".tmp");
-            // Left by an attempt that failed.
-            disk::remove(&partial)?;
-            let written = disk::write_new(&partial, &bytes);
-            if let Err(error) = written.and_then(|_| disk::name(&partial, &media)) {
-                disk::remove_quietly(&partial);
-                return Err(error);
-            }
-        }
-        if let Err(error) = self.aside.admit(kept, reason, &media) {
+        let admitted = self
+            .copy_out(&kept.id, &media)
+            .and_then(|()| self.aside.admit(kept, reason, &media));
+        if let Err(error) = admitted {
             if self.is_in_place(&kept.id) {
                 // A copy: the product is where it was.
                 disk::remove_quietly(&media);
+                disk::remove_quietly(&disk::with_suffix(&media, ".tmp"));
             }
             return Err(error);
         }

@@ -1,13 +1,12 @@
 use std::fs;
 use std::path::Path;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 
 use worker_wire::JobId;
 
 use super::*;
-use crate::aside::AsideLimits;
+use crate::crash_tests;
 use crate::product::{MediaContent, Payload, Product};
 use crate::record::HEAD;
 use crate::spool::Spool;
@@ -15,29 +14,17 @@ use crate::spool::Spool;
 fn product(job: &str, payload: Payload) -> Product {
     Product {
         job_id: JobId::parse(job).unwrap(),
-        kind: "k".into(),
-        model: "m".into(),
         prompt: "a secret garden".into(),
-        studio: "http://studio".into(),
-        worker_id: "w-1".into(),
-        session: 1,
-        finished_at: SystemTime::now(),
-        payload,
+        ..crash_tests::product(payload)
     }
 }
 
 fn picture(bytes: &[u8]) -> Payload {
-    Payload::Media {
-        content: MediaContent::Bytes(Bytes::copy_from_slice(bytes)),
-        ext: "webp".into(),
-        media_type: None,
-    }
+    crash_tests::media(MediaContent::Bytes(Bytes::copy_from_slice(bytes)))
 }
 
 fn open(root: &Path) -> Spool {
-    let (spool, aside) = (root.join("spool"), root.join("aside"));
-    let steps = Steps::default();
-    Spool::open_stepwise(&spool, &aside, AsideLimits::default(), FILES, steps).unwrap()
+    crash_tests::open_with(root, FILES, Steps::default())
 }
 
 fn keep(spool: &Spool, job: &str, bytes: &[u8]) -> Kept {

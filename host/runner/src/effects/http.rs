@@ -145,7 +145,7 @@ fn not_removed(error: &io::Error) -> Failure {
     }
 }
 
-fn cancelled() -> Failure {
+pub(super) fn cancelled() -> Failure {
     Failure {
         message: "the job was cancelled".to_owned(),
         retryable: false,

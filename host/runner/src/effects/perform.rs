@@ -128,10 +128,7 @@ impl<'a> Performer<'a> {
         let mut outcomes = Vec::with_capacity(effects.len());
         for effect in effects {
             let outcome = if self.tools.reservation.cancel.is_cancelled() {
-                Err(Undone::Failed(Failure {
-                    message: "the job was cancelled".to_owned(),
-                    retryable: false,
-                }))
+                Err(http::cancelled().into())
             } else {
                 self.one(effect, files, &waits).await
             };
